@@ -1,0 +1,161 @@
+// Package config reads edgeprep.toml: strict, with defaults, and every problem reported at once with its
+// line and column. The struct comments are the source of docs/reference.md.
+package config
+
+import "time"
+
+// Site is the content of edgeprep.toml: the same file on every node of a site.
+type Site struct {
+	Version     int         `toml:"version"` // format of this file, required: 1
+	Site        SiteInfo    `toml:"site"`
+	Distro      Distro      `toml:"distro"`
+	Images      Images      `toml:"images"`
+	Mirror      Mirror      `toml:"mirror"`
+	Upstreams   []Upstream  `toml:"upstream"`
+	Registries  Registries  `toml:"registries"`
+	Replication Replication `toml:"replication"`
+	Failover    Failover    `toml:"failover"`
+	Apply       Apply       `toml:"apply"`
+	Checklist   Checklist   `toml:"checklist"`
+	Nodes       []Node      `toml:"node"`
+}
+
+// SiteInfo is [site].
+type SiteInfo struct {
+	Name string `toml:"name"` // printed on every report
+}
+
+// Distro is [distro].
+type Distro struct {
+	Kind    string `toml:"kind"`     // descriptor id, or "auto" (default): detect; naming it makes a wrong node fail fast
+	DataDir string `toml:"data_dir"` // only to override what is detected
+	Version string `toml:"version"`  // for --root, where no program is run
+}
+
+// Images is [images].
+type Images struct {
+	Bundle   string   `toml:"bundle"`
+	Archives []string `toml:"archives"` // archive files and OCI layout directories, node paths; globs allowed
+	Required string   `toml:"required"` // file with one reference a line; "#" starts a comment
+	Platform string   `toml:"platform"` // "linux/arm64"; default: the node's
+	Preload  bool     `toml:"preload"`  // default true: archives go into containerd; false: only into the mirror's cache
+	Consume  bool     `toml:"consume"`  // default false: archives stay where they are; true: they may be moved
+}
+
+// MirrorMode is how the mirror runs.
+type MirrorMode string
+
+// The modes.
+const (
+	ModeSystemd  MirrorMode = "systemd"
+	ModeWorkload MirrorMode = "workload"
+	ModeNone     MirrorMode = "none"
+)
+
+// Mirror is [mirror].
+type Mirror struct {
+	Mode            string   `toml:"mode"`             // "systemd" (default), "workload" or "none"
+	Listen          string   `toml:"listen"`           // host:port; default 127.0.0.1:5000, with several nodes the node's address
+	Cache           string   `toml:"cache"`            // default /var/lib/edgeprep/mirror
+	Upstream        string   `toml:"upstream"`         // "connected" (default) or "never"
+	DefaultRegistry string   `toml:"default_registry"` // default docker.io
+	AccessLog       bool     `toml:"access_log"`       // default false
+	TLS             TLS      `toml:"tls"`
+	Limits          Limits   `toml:"limits"`
+	Workload        Workload `toml:"workload"`
+}
+
+// TLS is [mirror.tls].
+type TLS struct {
+	Cert string `toml:"cert"`
+	Key  string `toml:"key"`
+	CA   string `toml:"ca"`
+}
+
+// Limits is [mirror.limits].
+type Limits struct {
+	MaxCache    string `toml:"max_cache"`    // "40GiB"; empty: no limit
+	MinFree     string `toml:"min_free"`     // default "1GiB"
+	ScrubPeriod string `toml:"scrub_period"` // default "168h"
+}
+
+// Workload is [mirror.workload].
+type Workload struct {
+	Form         string `toml:"form"` // "deployment", "daemonset" or "static-pod"
+	NodePort     int    `toml:"node_port"`
+	StorageClass string `toml:"storage_class"`
+	Size         string `toml:"size"`
+	SelfArchive  string `toml:"self_archive"`
+}
+
+// Upstream is one [[upstream]].
+type Upstream struct {
+	Host            string   `toml:"host"`
+	URL             string   `toml:"url"`
+	CA              string   `toml:"ca"`
+	ClientCert      string   `toml:"client_cert"`
+	ClientKey       string   `toml:"client_key"`
+	CredentialsFile string   `toml:"credentials_file"` // a file of mode 0600, or "env:NAME"
+	Insecure        bool     `toml:"insecure"`
+	Allow           []string `toml:"allow"`
+	Deny            []string `toml:"deny"`
+	Rate            string   `toml:"rate"` // "10MiB/s"
+}
+
+// Registries is [registries]: what containerd (or CRI-O) is told.
+type Registries struct {
+	Hosts     []string `toml:"hosts"`     // registry hosts besides those that are found; "*" is always there
+	Endpoints []string `toml:"endpoints"` // mirror URLs; default: derived from [mirror] and [[node]]
+	Write     bool     `toml:"write"`     // default true; false: registries config is left alone
+}
+
+// Replication is [replication].
+type Replication struct {
+	Engine string `toml:"engine"` // "none" (default), "syncthing" or "builtin"
+}
+
+// Failover is [failover].
+type Failover struct {
+	Mode string `toml:"mode"` // "manual" (default) or "endpoints"
+}
+
+// Apply is [apply].
+type Apply struct {
+	Allow []string `toml:"allow"` // risks accepted: restart, overwrite, remove, plain-http, untested-distro
+}
+
+// Checklist is [checklist].
+type Checklist struct {
+	Profile      string   `toml:"profile"`
+	Out          string   `toml:"out"`           // default /var/lib/edgeprep/reports
+	EgressProbes []string `toml:"egress_probes"` // host:port that must not be reachable
+	Ship         string   `toml:"ship"`          // date
+	PowerOn      string   `toml:"power_on"`      // date
+	Mission      string   `toml:"mission"`       // length, "180d"
+	Waive        []Waiver `toml:"waive"`
+}
+
+// Waiver is one [[checklist.waive]].
+type Waiver struct {
+	ID     string `toml:"id"`
+	Reason string `toml:"reason"`
+	Owner  string `toml:"owner"`
+	Until  string `toml:"until"` // date
+}
+
+// Node is one [[node]].
+type Node struct {
+	Name    string   `toml:"name"`    // matched against hostname, then machine id, then address
+	Address string   `toml:"address"` // IP that other nodes reach it by
+	Roles   []string `toml:"roles"`
+	Mirror  string   `toml:"mirror"` // "primary" (default of the first), "replica" or "none"
+}
+
+// Defaults that other packages need.
+const (
+	DefaultPath     = "/etc/edgeprep/edgeprep.toml"
+	DefaultCache    = "/var/lib/edgeprep/mirror"
+	DefaultListen   = "127.0.0.1:5000"
+	DefaultRegistry = "docker.io"
+	DefaultScrub    = 168 * time.Hour
+)

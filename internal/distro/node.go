@@ -1,0 +1,94 @@
+package distro
+
+import "github.com/edgeprep/edgeprep/internal/host"
+
+// Role is what a node is in its cluster.
+type Role string
+
+// The roles. An agent is what other distributions call a worker.
+const (
+	RoleServer  Role = "server"
+	RoleAgent   Role = "agent"
+	RoleUnknown Role = "unknown"
+)
+
+// Node is what was found on a node, resolved: no template, default or environment variable is left in it.
+type Node struct {
+	ID          string     `json:"id"`                // descriptor id: "k3s"
+	Name        string     `json:"name"`              // "K3s"
+	Version     string     `json:"version,omitempty"` // "v1.36.3+k3s1"; empty: not known
+	Role        Role       `json:"role"`
+	Installed   bool       `json:"installed"` // the program is there (not only its configuration)
+	Started     bool       `json:"started"`   // has run before: its state is on disk
+	DataDir     string     `json:"dataDir"`
+	Platform    string     `json:"platform"` // "linux/amd64"
+	Units       []string   `json:"units"`    // of this node's role, in start order
+	Runtime     Runtime    `json:"runtime"`
+	Preload     Preload    `json:"preload"`
+	Registries  Registries `json:"registries"`
+	Workload    Workload   `json:"workload"`
+	Sandbox     string     `json:"sandbox,omitempty"` // the pause image's reference, as far as files tell
+	Gates       Gates      `json:"gates"`
+	Evidence    []Evidence `json:"evidence"`
+	Notes       []string   `json:"notes,omitempty"` // traps met on this node, for people
+	Fingerprint string     `json:"-"`
+}
+
+// Evidence says where a fact comes from.
+type Evidence struct {
+	Fact   string `json:"fact"`   // "data-dir", "role", "version", "runtime", …
+	Value  string `json:"value"`  // what it says
+	Source string `json:"source"` // "/etc/rancher/k3s/config.yaml:3", "k3s.service ExecStart", "/usr/local/bin/k3s --version", "default"
+}
+
+// Runtime is the node's containerd.
+type Runtime struct {
+	Endpoint host.Endpoint `json:"endpoint"`
+	// External: the distribution was told to use a runtime of its own choice; its image directory and
+	// registries file are then without effect.
+	External string `json:"external,omitempty"`
+	Config   string `json:"config,omitempty"`  // containerd's config.toml, effective path
+	CertsD   string `json:"certsD,omitempty"`  // the registry config directory that containerd is pointed at
+	Unit     string `json:"unit,omitempty"`    // "containerd.service"; empty when the distribution runs it itself
+	Binary   string `json:"binary,omitempty"`  // containerd's path
+	Version  string `json:"version,omitempty"` // "1.7.35"; empty: not known
+}
+
+// Preload says how images get into the node's containerd.
+type Preload struct {
+	Method     string   `json:"method"` // "directory" or "import"
+	Dir        string   `json:"dir,omitempty"`
+	Stage      string   `json:"stage,omitempty"` // staging directory: same file system, never below a path that begins with Dir
+	Extensions []string `json:"extensions,omitempty"`
+	MaxWindow  int64    `json:"maxWindow,omitempty"` // zstd window in bytes; 0: no limit
+	Sentinel   string   `json:"sentinel,omitempty"`  // file to be placed last; empty: none
+	CacheFile  string   `json:"cacheFile,omitempty"` // to be created empty when Gates allow it
+	// Restart: new archives take effect only after a restart of Units.
+	Restart bool `json:"restart,omitempty"`
+}
+
+// Registries says where the node's registry configuration is.
+type Registries struct {
+	Format string `json:"format"`         // "registries.yaml" or "certs.d"
+	File   string `json:"file,omitempty"` // registries.yaml
+	CertsD string `json:"certsD,omitempty"`
+	// DropIn and NoFallback: the configuration key that forbids the default endpoint, and the file it goes to.
+	DropIn     string   `json:"dropIn,omitempty"`
+	NoFallback string   `json:"noFallback,omitempty"`
+	Restart    []string `json:"restart,omitempty"` // units that must restart to take File or DropIn in
+}
+
+// Workload is where manifests go.
+type Workload struct {
+	Manifests  string `json:"manifests,omitempty"`
+	StaticPods string `json:"staticPods,omitempty"`
+}
+
+// Gates are what the version allows; the cautious side when it is not known.
+type Gates struct {
+	Watch         bool `json:"watch"`         // archives are imported while it runs
+	Recursive     bool `json:"recursive"`     // sub-directories are read
+	ImportCache   bool `json:"importCache"`   // .cache.json works and keeps pins
+	NoFallbackKey bool `json:"noFallbackKey"` // knows Registries.NoFallback
+	StarMirror    bool `json:"starMirror"`    // "*" works with a fallback
+}
