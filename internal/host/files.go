@@ -106,6 +106,7 @@ type PlaceOptions struct {
 	Done   func(n int64)          // bytes copied so far; may be nil
 	Allow  func(PlaceMethod) bool // nil: every method
 	Move   bool                   // the source is consumed: rename where possible, remove after a copy
+	Local  bool                   // src is a path of this machine, not of the node under a root
 }
 
 // PlaceMethod is how a file was placed.

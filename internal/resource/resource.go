@@ -103,6 +103,8 @@ type Archive struct {
 	// Consume: the source may be moved ([images] consume = true).
 	Consume bool     `json:"consume,omitempty"`
 	Images  []string `json:"images,omitempty"` // references in it, for people
+	// Local: Source is a path of this machine, not of the node under --root: edgeprep's own binary.
+	Local bool `json:"local,omitempty"`
 }
 
 // ImageTarget is where an image set goes.
