@@ -1,0 +1,135 @@
+// Package deploy describes the mirror on a node as resources: a systemd service that is up before the
+// distribution's own units, so that no first start waits for an image that only the mirror has.
+package deploy
+
+import (
+	"fmt"
+	"path"
+	"time"
+
+	"github.com/edgeprep/edgeprep/internal/distro"
+	"github.com/edgeprep/edgeprep/internal/resource"
+)
+
+// Names of what is put on a node. A unit must never be called k3s* or rke2-*: the distributions' kill and
+// uninstall scripts stop and delete every such unit (k3s: install.sh, k3s-killall.sh).
+const (
+	UnitName  = "edgeprep-mirror.service"
+	Account   = "edgeprep-mirror"
+	Binary    = "/usr/local/bin/edgeprep"
+	StateDir  = "/var/lib/edgeprep"
+	AdminPath = "/run/edgeprep/mirror/admin.sock"
+	unitDir   = "/etc/systemd/system"
+	sysusers  = "/etc/sysusers.d/edgeprep-mirror.conf"
+)
+
+// Service is the mirror as it is wanted on one node.
+type Service struct {
+	Listen          string // "127.0.0.1:5000"
+	Cache           string // "/var/lib/edgeprep/mirror"
+	Upstream        string // "connected" or "never"
+	DefaultRegistry string // "docker.io"
+	AccessLog       bool
+	TLSCert, TLSKey string // node paths; empty: plain http
+	CA              string // to verify the own certificate with; empty: system roots
+	Binary          BinaryFile
+	Names           []string // references that must be answered before anything depends on the mirror
+}
+
+// BinaryFile is the edgeprep program that is put on the node, fingerprinted by the caller.
+type BinaryFile struct {
+	Source string // path on this machine
+	Size   int64
+	SHA256 string // hex
+}
+
+// URL is where the mirror answers.
+func (s Service) URL() string {
+	if s.TLSCert != "" {
+		return "https://" + s.Listen
+	}
+	return "http://" + s.Listen
+}
+
+// GateID is the resource that proves that the mirror answers; what makes the node depend on the mirror
+// comes after it.
+func GateID() string { return resource.ID(resource.KindGate, "mirror") }
+
+// CacheOwner are the resources that the cache's content must come after.
+func CacheOwner(cache string) []string { return []string{resource.ID(resource.KindDir, cache)} }
+
+// Resources are the mirror as a systemd service on the node. content names the resources that fill the cache.
+func (s Service) Resources(n distro.Node, content []string) []resource.Resource {
+	var out []resource.Resource
+	add := func(r resource.Resource) string {
+		out = append(out, r)
+		return r.ID
+	}
+	binDir := add(dir(path.Dir(Binary), 0o755, "", true))
+	program := add(withAfter(s.program(), binDir))
+	usersDir := add(dir(path.Dir(sysusers), 0o755, "", true))
+	users := add(withAfter(file(sysusers, sysusersConf(s.Cache), "the mirror's own account"), usersDir))
+	account := add(resource.Resource{ID: resource.ID(resource.KindUser, Account), Kind: resource.KindUser,
+		After: []string{users}, Why: "the mirror runs without root", User: &resource.User{Name: Account, Home: s.Cache}})
+	above := []string{account}
+	for _, d := range parents(s.Cache) {
+		above = append(above, add(withAfter(dir(d, 0o755, "", true), above[1:]...)))
+	}
+	cache := add(withAfter(dir(s.Cache, 0o750, Account, false), above...))
+	unit := add(file(path.Join(unitDir, UnitName), s.unit(n.Units), "the mirror, up before "+n.Name))
+	service := resource.Resource{ID: resource.ID(resource.KindUnit, UnitName), Kind: resource.KindUnit,
+		Why: "serves the cache at " + s.URL(), After: append([]string{program, account, cache, unit}, content...),
+		Unit: &resource.Unit{Name: UnitName, Enabled: true, Active: true, RestartOn: []string{unit, program}}}
+	for _, u := range n.Units {
+		d := path.Join(unitDir, u+".d")
+		after := add(dir(d, 0o755, "", true))
+		conf := withAfter(file(path.Join(d, "10-edgeprep-mirror.conf"), dropIn(u), u+" starts after the mirror"), after)
+		service.After = append(service.After, add(conf))
+	}
+	add(service)
+	add(resource.Resource{ID: GateID(), Kind: resource.KindGate, After: []string{service.ID},
+		Why:  "nothing may depend on a mirror that does not answer",
+		Gate: &resource.Gate{HTTP: &resource.HTTPGate{URL: s.URL(), Names: s.Names, CA: s.CA}, Within: 30 * time.Second}})
+	return out
+}
+
+func (s Service) program() resource.Resource {
+	return resource.Resource{ID: resource.ID(resource.KindArchive, Binary), Kind: resource.KindArchive,
+		Why: "the program that the mirror's unit runs",
+		Archive: &resource.Archive{Source: s.Binary.Source, Path: Binary, Size: s.Binary.Size, SHA256: s.Binary.SHA256,
+			Mode: 0o755, Stage: path.Dir(Binary), Local: true}}
+}
+
+func file(p, content, why string) resource.Resource {
+	return resource.Resource{ID: resource.ID(resource.KindFile, p), Kind: resource.KindFile, Why: why,
+		File: &resource.File{Path: p, Content: []byte(content), Mode: 0o644}}
+}
+
+func dir(p string, mode uint32, owner string, keep bool) resource.Resource {
+	return resource.Resource{ID: resource.ID(resource.KindDir, p), Kind: resource.KindDir,
+		Dir: &resource.Dir{Path: p, Mode: fsMode(mode), Owner: owner, Keep: keep}}
+}
+
+func withAfter(r resource.Resource, after ...string) resource.Resource {
+	r.After = append(r.After, after...)
+	return r
+}
+
+// parents are the directories above the cache that edgeprep may have to make; system directories are there.
+func parents(cache string) []string {
+	var out []string
+	for d := path.Dir(cache); d != "/" && d != "/var/lib" && d != "/var" && d != "/srv" && d != "/opt" && d != "/mnt"; d = path.Dir(d) {
+		out = append([]string{d}, out...)
+	}
+	return out
+}
+
+// dropIn orders a unit of the distribution after the mirror. A drop-in survives a re-run of the
+// distribution's install script, which rewrites the unit file itself.
+func dropIn(unit string) string {
+	return fmt.Sprintf("# Written by edgeprep: %s pulls its images from the mirror.\n[Unit]\nWants=%s\nAfter=%s\n", unit, UnitName, UnitName)
+}
+
+func sysusersConf(cache string) string {
+	return fmt.Sprintf("# Written by edgeprep: the account that the mirror runs as.\nu %s - \"edgeprep image mirror\" %s\n", Account, cache)
+}

@@ -1,0 +1,105 @@
+package deploy
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/edgeprep/edgeprep/internal/distro"
+)
+
+func service() Service {
+	return Service{Listen: "127.0.0.1:5000", Cache: "/var/lib/edgeprep/mirror", Upstream: "never", DefaultRegistry: "docker.io",
+		Binary: BinaryFile{Source: "/tmp/edgeprep", Size: 1, SHA256: strings.Repeat("0", 64)}}
+}
+
+func TestResourcesAreOrderedAndNamed(t *testing.T) {
+	t.Parallel()
+	rs := service().Resources(distro.Node{Name: "K3s", Units: []string{"k3s.service"}}, []string{"images:cache"})
+	seen := map[string]int{}
+	for i, r := range rs {
+		if _, twice := seen[r.ID]; twice {
+			t.Errorf("%s stands twice", r.ID)
+		}
+		seen[r.ID] = i
+		if n := filepath.Base(strings.SplitN(r.ID, ":", 2)[1]); strings.HasPrefix(n, "rke2-") || (strings.HasPrefix(n, "k3s") && n != "k3s.service.d") {
+			t.Errorf("%s: k3s-killall.sh and rke2-uninstall.sh would take it", r.ID)
+		}
+		for _, a := range r.After {
+			if _, ok := seen[a]; !ok && a != "images:cache" {
+				t.Errorf("%s comes after %s, which is not there before it", r.ID, a)
+			}
+		}
+	}
+	unit := rs[seen["unit:"+UnitName]]
+	for _, want := range []string{"images:cache", "file:/etc/systemd/system/k3s.service.d/10-edgeprep-mirror.conf", "dir:/var/lib/edgeprep/mirror"} {
+		if !contains(unit.After, want) {
+			t.Errorf("the service does not come after %s: %v", want, unit.After)
+		}
+	}
+	if gate := rs[seen[GateID()]]; gate.Gate.HTTP.URL != "http://127.0.0.1:5000" || !contains(gate.After, unit.ID) {
+		t.Errorf("gate: %+v", gate)
+	}
+}
+
+func contains(list []string, s string) bool {
+	for _, x := range list {
+		if x == s {
+			return true
+		}
+	}
+	return false
+}
+
+func TestTheKeyIsHandedOverAsCredential(t *testing.T) {
+	t.Parallel()
+	s := service()
+	s.TLSCert, s.TLSKey = "/etc/edgeprep/tls.crt", "/etc/edgeprep/tls.key"
+	u := s.unit([]string{"k3s.service"})
+	for _, want := range []string{"LoadCredential=tls.key:/etc/edgeprep/tls.key", "--tls-key %d/tls.key"} {
+		if !strings.Contains(u, want) {
+			t.Errorf("no %q in\n%s", want, u)
+		}
+	}
+	if s.URL() != "https://127.0.0.1:5000" {
+		t.Error(s.URL())
+	}
+}
+
+// TestUnitExposure asks systemd itself: the sandbox must rate 2.5 or better and the unit must verify.
+func TestUnitExposure(t *testing.T) {
+	t.Parallel()
+	analyze, err := exec.LookPath("systemd-analyze")
+	if err != nil {
+		if os.Getenv("EDGEPREP_REQUIRE_REAL") == "1" {
+			t.Fatal(err)
+		}
+		t.Skip("needs systemd-analyze (Debian: systemd)")
+	}
+	root := t.TempDir()
+	dir := filepath.Join(root, "etc/systemd/system")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	unit := filepath.Join(dir, UnitName)
+	if err := os.WriteFile(unit, []byte(service().unit([]string{"k3s.service"})), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command(analyze, "security", "--offline=true", "--no-pager", unit).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	m := regexp.MustCompile(`exposure level for \S+: ([0-9.]+)`).FindSubmatch(out)
+	if m == nil {
+		t.Fatalf("no exposure level in\n%s", out)
+	}
+	if level, _ := strconv.ParseFloat(string(m[1]), 64); level > 2.5 {
+		t.Errorf("exposure level %v\n%s", level, out)
+	} else {
+		t.Logf("exposure level %v", level)
+	}
+}
