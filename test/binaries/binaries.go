@@ -1,0 +1,188 @@
+// Package binaries builds the real programs that tests run (containerd, its shim, ctr) from the modules under
+// test/, and keeps them in the user's cache directory by name and version, so that they are built once per
+// machine and never land in the clone.
+package binaries
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"sort"
+	"strings"
+)
+
+// Target is a set of programs that are built together.
+type Target struct {
+	Name   string // "containerd-2.4"
+	Dir    string // module below the repository's root
+	Module string // the module whose version counts, required by Dir's go.mod
+
+	programs []program
+	ldflags  string // with VERSION in it
+}
+
+type program struct {
+	pkg  string // import path
+	tags string
+}
+
+// A containerd without C, as its own static release does it; the shim leaves gRPC out as upstream's Makefile
+// does (it speaks ttrpc).
+const (
+	tags     = "urfave_cli_no_docs,osusergo,netgo,static_build"
+	shimTags = tags + ",no_grpc"
+)
+
+// Targets lists what can be built.
+func Targets() []Target {
+	return []Target{
+		containerd("containerd-2.4", "test/containerd", "github.com/containerd/containerd/v2"),
+		containerd("containerd-1.7", "test/containerd17", "github.com/containerd/containerd"),
+	}
+}
+
+func containerd(name, dir, module string) Target {
+	return Target{
+		Name: name, Dir: dir, Module: module,
+		programs: []program{
+			{module + "/cmd/containerd", tags},
+			{module + "/cmd/ctr", tags},
+			{module + "/cmd/containerd-shim-runc-v2", shimTags},
+		},
+		ldflags: "-s -w -X " + module + "/version.Version=VERSION",
+	}
+}
+
+// Lookup finds a target by name.
+func Lookup(name string) (Target, error) {
+	var names []string
+	for _, t := range Targets() {
+		if t.Name == name {
+			return t, nil
+		}
+		names = append(names, t.Name)
+	}
+	sort.Strings(names)
+	return Target{}, fmt.Errorf("no target %q: use one of %s", name, strings.Join(names, ", "))
+}
+
+// Root is the repository's root directory, found upwards from the working directory.
+func Root() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for {
+		b, err := os.ReadFile(filepath.Join(dir, "go.mod"))
+		if err == nil && strings.HasPrefix(string(b), "module github.com/edgeprep/edgeprep\n") {
+			return dir, nil
+		}
+		up := filepath.Dir(dir)
+		if up == dir {
+			return "", errors.New("not inside the edgeprep repository")
+		}
+		dir = up
+	}
+}
+
+// Path is the directory that holds, or will hold, the target's programs: its name carries the version that
+// go.mod requires, so a new version is a new directory.
+func (t Target) Path(root string) (string, error) {
+	v, err := t.version(root)
+	if err != nil {
+		return "", err
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(cache, "edgeprep-test", t.Name+"-"+v), nil
+}
+
+// Find gives the directory when the target is built; fs.ErrNotExist otherwise.
+func (t Target) Find(root string) (string, error) {
+	dir, err := t.Path(root)
+	if err != nil {
+		return "", err
+	}
+	if _, err := os.Stat(dir); err != nil {
+		return "", fmt.Errorf("%s is not built (go run ./test/build -what %s): %w", t.Name, t.Name, err)
+	}
+	return dir, nil
+}
+
+// Build builds the target unless it is there. A run that is killed leaves no half directory: the programs are
+// built beside it and renamed.
+func (t Target) Build(ctx context.Context, root string, log io.Writer) (string, error) {
+	dir, err := t.Path(root)
+	if err != nil {
+		return "", err
+	}
+	if _, err := os.Stat(dir); err == nil {
+		return dir, nil
+	}
+	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+		return "", err
+	}
+	tmp, err := os.MkdirTemp(filepath.Dir(dir), ".build-")
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(tmp)
+	for _, p := range t.programs {
+		if err := t.compile(ctx, root, tmp, p, log); err != nil {
+			return "", err
+		}
+	}
+	if err := os.Chmod(tmp, 0o755); err != nil {
+		return "", err
+	}
+	if err := os.Rename(tmp, dir); err != nil && !isThere(dir) {
+		return "", err
+	}
+	return dir, nil
+}
+
+// isThere covers two builds at the same time: the second finds the first one's directory.
+func isThere(dir string) bool {
+	fi, err := os.Stat(dir)
+	return err == nil && fi.IsDir()
+}
+
+func (t Target) compile(ctx context.Context, root, out string, p program, log io.Writer) error {
+	v, err := t.version(root)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(log, "building %s %s\n", filepath.Base(p.pkg), v)
+	cmd := exec.CommandContext(ctx, "go", "build", "-p", "2", "-trimpath", "-buildvcs=false",
+		"-tags", p.tags, "-ldflags", strings.ReplaceAll(t.ldflags, "VERSION", v),
+		"-o", filepath.Join(out, filepath.Base(p.pkg)), p.pkg)
+	cmd.Dir = filepath.Join(root, t.Dir)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=", "GOWORK=off")
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("build %s: %w", p.pkg, err)
+	}
+	return nil
+}
+
+// version reads the required version from the target's go.mod, so that it is written in one place.
+func (t Target) version(root string) (string, error) {
+	file := filepath.Join(root, t.Dir, "go.mod")
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return "", err
+	}
+	m := regexp.MustCompile(`(?m)^(?:require)?\s*` + regexp.QuoteMeta(t.Module) + ` v(\S+)`).FindSubmatch(b)
+	if m == nil {
+		return "", fmt.Errorf("%s: no requirement of %s: %w", file, t.Module, fs.ErrNotExist)
+	}
+	return string(m[1]), nil
+}
