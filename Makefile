@@ -1,0 +1,44 @@
+# Everything a developer needs. `make test` is what CI runs.
+GO      ?= go
+BIN     ?= bin
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS  = -s -w -X main.version=$(VERSION)
+LINT     = $(BIN)/golangci-lint
+
+.PHONY: build test unit race lint docs bench soak fuzz real-servers clean
+
+build: ## one static binary: bin/edgeprep
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/edgeprep ./cmd/edgeprep
+
+test: real-servers unit race ## everything this machine can run
+
+unit:
+	$(GO) test -timeout 20m ./...
+
+race: ## the concurrent packages under the race detector
+	$(GO) test -race -short -timeout 10m ./internal/mirror/... ./internal/progress/... ./internal/check/... ./internal/apply/...
+
+real-servers: ## containerd 1.7 and 2.4 for the tests, cached by version in the user's cache folder
+	@if [ "$$(id -u)" = 0 ]; then $(GO) run ./test/build -what containerd-1.7,containerd-2.4; \
+	else echo "skip: tests with a real containerd need root"; fi
+
+lint: $(LINT) ## golangci-lint, pinned in tools/go.mod
+	$(LINT) run ./...
+
+$(LINT): tools/go.mod tools/go.sum
+	mkdir -p $(BIN) && cd tools && CGO_ENABLED=0 $(GO) build -o ../$(LINT) github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+docs: ## write what is generated from the code, and update goldens of docs
+	EDGEPREP_UPDATE=1 $(GO) test ./internal/config ./internal/check ./internal/distro ./internal/repotest -run 'Current|Generated' -count=1
+
+bench: ## ratios against cp, sha256sum, openssl and ctr, in one run; see docs/benchmarks.md
+	./test/bench.sh
+
+fuzz: ## each fuzz target for FUZZTIME (default 30s)
+	./test/fuzz.sh
+
+soak: fuzz ## the long forms, before a release
+	EDGEPREP_SOAK=1 $(GO) test -timeout 2h -run 'Kill|Soak' ./internal/...
+
+clean:
+	rm -rf $(BIN)
