@@ -22,7 +22,7 @@ import (
 // their number from 0: Get("node", "0", "address").
 type Doc struct {
 	data     []byte
-	base     int // offset after a byte order mark
+	base     int   // offset after a byte order mark
 	lines    []int // offset of each line's start
 	eol      string
 	tree     map[string]any
