@@ -41,14 +41,14 @@ func Proxies(ctx context.Context, r host.Reader, units, environ []string) []Prox
 		}
 	}
 	add("environment", environ)
-	add("/etc/systemd/system.conf", unitEnvironment(r.FS(), "/etc/systemd/system.conf"))
+	unitEnvironment(r.FS(), "/etc/systemd/system.conf", add)
 	for _, name := range units {
 		u, err := r.Units().Unit(ctx, name)
 		if err != nil {
 			continue // a unit that cannot be asked for starts nothing that could use a proxy
 		}
 		for _, file := range append([]string{u.Fragment}, u.DropIns...) {
-			add(file, unitEnvironment(r.FS(), file))
+			unitEnvironment(r.FS(), file, add)
 		}
 	}
 	return out
@@ -74,9 +74,8 @@ func proxyOf(assignment, source string) (Proxy, bool) {
 	return Proxy{URL: u, Source: source}, true
 }
 
-// unitEnvironment collects the assignments of a unit file and of the environment files it names.
-func unitEnvironment(f host.FS, file string) []string {
-	var out []string
+// unitEnvironment gives the assignments of a unit file and of the environment files it names.
+func unitEnvironment(f host.FS, file string, add func(source string, assignments []string)) {
 	for _, line := range textLines(f, file) {
 		key, value, ok := strings.Cut(line, "=")
 		if !ok {
@@ -84,15 +83,15 @@ func unitEnvironment(f host.FS, file string) []string {
 		}
 		switch strings.TrimSpace(key) {
 		case "Environment", "DefaultEnvironment":
-			out = append(out, words(value)...)
+			add(file, words(value))
 		case "EnvironmentFile":
-			for _, l := range textLines(f, strings.TrimPrefix(strings.TrimSpace(value), "-")) {
+			env := strings.TrimPrefix(strings.TrimSpace(value), "-")
+			for _, l := range textLines(f, env) {
 				name, v, _ := strings.Cut(l, "=")
-				out = append(out, strings.TrimSpace(name)+"="+strings.Trim(strings.TrimSpace(v), `"'`))
+				add(env, []string{strings.TrimSpace(name) + "=" + strings.Trim(strings.TrimSpace(v), `"'`)})
 			}
 		}
 	}
-	return out
 }
 
 // textLines gives a file's lines, none when it cannot be read: an optional environment file may be missing.
