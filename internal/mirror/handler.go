@@ -1,0 +1,245 @@
+package mirror
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// HandlerOptions say how a store is served.
+type HandlerOptions struct {
+	// DefaultRegistry is the registry of names that say none; empty: docker.io.
+	DefaultRegistry string
+	// Misses takes what was asked for and is not there; nil: not recorded.
+	Misses *Misses
+	// AccessLog, if not nil, is told of every request.
+	AccessLog *slog.Logger
+}
+
+// handler serves the pull half of the distribution API.
+type handler struct {
+	store    *Store
+	registry string
+	misses   *Misses
+	access   *slog.Logger
+}
+
+// NewHandler serves a store. Nothing is written to it through the handler; the ResponseWriter must reach it
+// bare, or large blobs are copied through user space instead of being sent by the kernel.
+func NewHandler(store *Store, opts HandlerOptions) http.Handler {
+	h := &handler{store: store, registry: opts.DefaultRegistry, misses: opts.Misses, access: opts.AccessLog}
+	if h.registry == "" {
+		h.registry = DefaultRegistry
+	}
+	return h
+}
+
+// ServeHTTP routes by hand: http.ServeMux would clean paths and redirect.
+func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	start := time.Now()
+	t, ok := parseTarget(r.URL.Path, namespaceOf(r.URL), h.registry)
+	h.route(w, r, t, ok)
+	if h.access != nil {
+		h.log(w, r, t, start)
+	}
+}
+
+func (h *handler) route(w http.ResponseWriter, r *http.Request, t target, ok bool) {
+	w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
+	switch {
+	case r.Method != http.MethodGet && r.Method != http.MethodHead:
+		w.Header().Set("Allow", "GET, HEAD")
+		refuse(w, r, http.StatusMethodNotAllowed, "UNSUPPORTED", "this registry is pull-only")
+	case !ok:
+		refuse(w, r, http.StatusNotFound, "UNSUPPORTED", "not a pull request of the distribution API")
+	case t.op == opPing:
+		writeJSON(w, r, "application/json", struct{}{})
+	case !t.name.valid():
+		h.miss(w, r, t, "NAME_INVALID", "invalid repository name")
+	default:
+		h.serve(w, r, t)
+	}
+}
+
+func (h *handler) serve(w http.ResponseWriter, r *http.Request, t target) {
+	switch t.op {
+	case opManifest:
+		h.manifest(w, r, t)
+	case opBlob:
+		h.blob(w, r, t)
+	case opTags:
+		h.tags(w, r, t)
+	default:
+		h.referrers(w, r, t)
+	}
+}
+
+// namespaceOf is the ns parameter. Most requests of clients other than containerd have no query at all.
+func namespaceOf(u *url.URL) string {
+	if u.RawQuery == "" {
+		return ""
+	}
+	return u.Query().Get("ns")
+}
+
+// manifest serves a manifest by tag or digest, bytes and type as they were pulled.
+func (h *handler) manifest(w http.ResponseWriter, r *http.Request, t target) {
+	if t.tag == "" && t.digest == "" {
+		h.miss(w, r, t, "MANIFEST_UNKNOWN", "invalid tag or digest")
+		return
+	}
+	rec, err := h.store.lookup(t.reference())
+	if err != nil {
+		h.miss(w, r, t, "MANIFEST_UNKNOWN", "not in the cache")
+		return
+	}
+	data, err := h.store.sized(rec.descriptor())
+	if err != nil {
+		h.miss(w, r, t, "MANIFEST_UNKNOWN", "the manifest is not in the cache")
+		return
+	}
+	etag := quote(rec.Digest.String())
+	hd := w.Header()
+	hd.Set("Docker-Content-Digest", rec.Digest.String())
+	hd.Set("Etag", etag)
+	if noneMatch(r.Header.Get("If-None-Match"), etag) {
+		w.WriteHeader(http.StatusNotModified)
+		return
+	}
+	hd.Set("Content-Type", rec.MediaType)
+	send(w, r, http.StatusOK, data)
+}
+
+// blob serves a blob to any repository: its digest is all that it is known by.
+func (h *handler) blob(w http.ResponseWriter, r *http.Request, t target) {
+	if t.digest == "" {
+		h.miss(w, r, t, "DIGEST_INVALID", "invalid digest")
+		return
+	}
+	b, err := h.store.openBlob(t.digest)
+	if err != nil {
+		h.miss(w, r, t, "BLOB_UNKNOWN", "not in the cache")
+		return
+	}
+	defer b.file.Close()
+	// containerd resolves a digest by HEAD manifests, then HEAD blobs; a manifest found by the latter would
+	// be taken for an octet-stream. containerd: core/remotes/docker/resolver.go, Resolve.
+	if r.Method == http.MethodHead && b.manifest {
+		h.miss(w, r, t, "BLOB_UNKNOWN", "it is a manifest")
+		return
+	}
+	hd := w.Header()
+	hd.Set("Docker-Content-Digest", t.digest.String())
+	hd.Set("Etag", quote(t.digest.String()))
+	hd.Set("Content-Type", "application/octet-stream") // else ServeContent reads the file to guess
+	if b.flight == nil || r.Method == http.MethodHead {
+		http.ServeContent(w, r, "", time.Time{}, b.file)
+		return
+	}
+	h.unverified(w, r, t, b)
+}
+
+// unverified serves a large blob for the first time since start. The verification runs beside; the tail waits
+// for it. A range that ends before the tail would be given away unverified, so it waits as a whole.
+func (h *handler) unverified(w http.ResponseWriter, r *http.Request, t target, b *blob) {
+	if rg := r.Header.Get("Range"); rg != "" && !openEnded(rg) {
+		if err := b.flight.wait(r.Context()); err != nil {
+			for _, k := range []string{"Etag", "Docker-Content-Digest", "Content-Type"} {
+				w.Header().Del(k)
+			}
+			h.miss(w, r, t, "BLOB_UNKNOWN", "not in the cache")
+			return
+		}
+	}
+	http.ServeContent(w, r, "", time.Time{}, &held{blob: b, ctx: r.Context()})
+}
+
+// openEnded says whether a Range is one "bytes=N-": it ends with the blob's tail.
+func openEnded(s string) bool {
+	n, ok := strings.CutPrefix(s, "bytes=")
+	if !ok {
+		return false
+	}
+	n, ok = strings.CutSuffix(n, "-")
+	return ok && n != "" && only(n, isDigit)
+}
+
+func quote(s string) string { return `"` + s + `"` }
+
+// noneMatch is the weak comparison of If-None-Match, RFC 9110 section 13.1.2.
+func noneMatch(header, etag string) bool {
+	if header == "" {
+		return false
+	}
+	for v := range strings.SplitSeq(header, ",") {
+		v = strings.TrimPrefix(strings.TrimSpace(v), "W/")
+		if v == "*" || v == etag {
+			return true
+		}
+	}
+	return false
+}
+
+// miss answers 404: containerd then asks its next endpoint at once, which no other status does so well.
+func (h *handler) miss(w http.ResponseWriter, r *http.Request, t target, code, msg string) {
+	if h.misses != nil {
+		h.misses.add(t, r)
+	}
+	refuse(w, r, http.StatusNotFound, code, msg)
+}
+
+// refuse writes an error body of the distribution specification.
+func refuse(w http.ResponseWriter, r *http.Request, status int, code, msg string) {
+	type item struct {
+		Code    string `json:"code"`
+		Message string `json:"message"`
+	}
+	b, err := json.Marshal(map[string][]item{"errors": {{code, msg}}})
+	if err != nil {
+		b = nil
+	}
+	w.Header().Set("Content-Type", "application/json")
+	send(w, r, status, b)
+}
+
+func writeJSON(w http.ResponseWriter, r *http.Request, mediaType string, v any) {
+	b, err := json.Marshal(v)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", mediaType)
+	send(w, r, http.StatusOK, b)
+}
+
+// send writes a small body with its length, or only its header.
+func send(w http.ResponseWriter, r *http.Request, status int, b []byte) {
+	w.Header().Set("Content-Length", strconv.Itoa(len(b)))
+	w.WriteHeader(status)
+	if r.Method != http.MethodHead {
+		w.Write(b) //nolint:errcheck // the client left; there is nobody to tell
+	}
+}
+
+// log tells what was answered. The writer is not wrapped for it, so the status is read off the headers that
+// were set: that is enough to tell hits from misses.
+func (h *handler) log(w http.ResponseWriter, r *http.Request, t target, start time.Time) {
+	outcome := "hit"
+	switch {
+	case t.op == "" || t.op == opPing:
+		outcome = "none"
+	case w.Header().Get("Docker-Content-Digest") == "" && (t.op == opManifest || t.op == opBlob):
+		outcome = "miss"
+	}
+	h.access.LogAttrs(context.WithoutCancel(r.Context()), slog.LevelInfo, "request",
+		slog.String("method", r.Method), slog.String("op", string(t.op)), slog.String("ns", clip(t.ns)),
+		slog.String("name", clip(t.name.String())), slog.String("reference", clip(t.ref)),
+		slog.String("outcome", outcome), slog.String("length", w.Header().Get("Content-Length")),
+		slog.String("range", w.Header().Get("Content-Range")), slog.String("client", r.RemoteAddr),
+		slog.String("agent", clip(r.UserAgent())), slog.Duration("took", time.Since(start)))
+}

@@ -1,0 +1,253 @@
+package mirror
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/activation"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+)
+
+// Config is how a mirror is served.
+type Config struct {
+	Cache           string // directory
+	Listen          string // host:port; port 0 takes a free one
+	Admin           string // path of the admin socket; empty: none
+	TLSCert, TLSKey string // PEM files; empty: plain http
+	DefaultRegistry string // of names that say none; empty: docker.io
+	AccessLog       bool   // log every request
+	ReadOnly        bool   // never write to the cache, not even to set a bad blob aside
+	Logger          *slog.Logger
+}
+
+// Time limits of the data port. There is none for a whole body: a slow link may take an hour for a layer.
+const (
+	headerTimeout = 10 * time.Second
+	idleTimeout   = 2 * time.Minute
+	drainTimeout  = 20 * time.Second
+	maxHeader     = 32 << 10
+)
+
+// Server is a mirror that is bound and not served yet.
+type Server struct {
+	cfg     Config
+	log     *slog.Logger
+	store   *Store
+	misses  *Misses
+	data    net.Listener
+	admin   net.Listener // nil: none
+	started time.Time
+}
+
+// Serve binds and serves until ctx ends, then drains.
+func Serve(ctx context.Context, cfg Config) error {
+	s, err := Listen(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	return s.Serve(ctx)
+}
+
+// Listen binds the ports. It reads nothing of the cache, whose directory may be missing: a mirror must be
+// there when its disk comes late. Sockets that systemd passed are used instead: the one called "admin", and
+// the first other one.
+func Listen(ctx context.Context, cfg Config) (*Server, error) {
+	s := &Server{cfg: cfg, log: cfg.Logger, misses: NewMisses(), started: time.Now().UTC()}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	var err error
+	if s.store, err = Open(cfg.Cache, Options{Lazy: true, ReadOnly: cfg.ReadOnly, Logger: s.log}); err != nil {
+		return nil, err
+	}
+	if err := s.bind(ctx); err != nil {
+		s.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *Server) bind(ctx context.Context) error {
+	if err := s.passed(); err != nil {
+		return err
+	}
+	if s.data == nil {
+		var lc net.ListenConfig
+		l, err := lc.Listen(ctx, "tcp", s.cfg.Listen)
+		if err != nil {
+			return listenError(s.cfg.Listen, err)
+		}
+		s.data = l
+	}
+	if err := s.wrapTLS(); err != nil {
+		return err
+	}
+	if s.admin != nil || s.cfg.Admin == "" {
+		return nil
+	}
+	l, err := listenAdmin(ctx, s.cfg.Admin)
+	if err != nil {
+		s.log.Warn("no admin socket; images are served", "socket", s.cfg.Admin, "error", err)
+		return nil
+	}
+	s.admin = l
+	return nil
+}
+
+// passed takes the sockets of systemd's socket activation.
+func (s *Server) passed() error {
+	byName, err := activation.ListenersWithNames()
+	if err != nil {
+		return fmt.Errorf("sockets passed by systemd: %w", err)
+	}
+	for name, ls := range byName {
+		for _, l := range ls {
+			switch {
+			case l == nil: // not a stream socket
+			case name == "admin" && s.admin == nil:
+				s.admin = l
+			case s.data == nil:
+				s.data = l
+			default:
+				l.Close()
+			}
+		}
+	}
+	return nil
+}
+
+func listenError(addr string, err error) error {
+	switch {
+	case errors.Is(err, unix.EADDRINUSE):
+		return fail("MER-010", "", "the address "+addr+" is in use", "another program, or another mirror, listens there",
+			"ss -ltnp | grep "+addr, err)
+	case errors.Is(err, unix.EADDRNOTAVAIL):
+		return fail("MER-011", "", "the address "+addr+" is not on this node", "",
+			"set [mirror] listen to an address that ip addr shows, or to 0.0.0.0", err)
+	}
+	return fmt.Errorf("listen on %s: %w", addr, err)
+}
+
+// wrapTLS offers http/1.1 only: over HTTP/2 one connection carries a third of what it can.
+func (s *Server) wrapTLS() error {
+	if s.cfg.TLSCert == "" && s.cfg.TLSKey == "" {
+		return nil
+	}
+	cert, err := tls.LoadX509KeyPair(s.cfg.TLSCert, s.cfg.TLSKey)
+	if err != nil {
+		return fail("MER-012", s.cfg.TLSCert, "the TLS certificate or key cannot be used", "",
+			"set [mirror.tls] cert and key to a matching pair of PEM files", err)
+	}
+	s.data = tls.NewListener(s.data, &tls.Config{
+		Certificates: []tls.Certificate{cert}, NextProtos: []string{"http/1.1"}, MinVersion: tls.VersionTLS12,
+	})
+	return nil
+}
+
+// Addr is where it listens.
+func (s *Server) Addr() net.Addr { return s.data.Addr() }
+
+// URL is how it is reached from this node.
+func (s *Server) URL() string {
+	scheme := "http"
+	if s.cfg.TLSCert != "" {
+		scheme = "https"
+	}
+	return scheme + "://" + s.Addr().String()
+}
+
+// Close frees what Listen took, for a server that is not served.
+func (s *Server) Close() error {
+	var err error
+	for _, l := range []net.Listener{s.data, s.admin} {
+		if l != nil {
+			err = errors.Join(err, l.Close())
+		}
+	}
+	return errors.Join(err, s.store.Close())
+}
+
+// Serve serves until ctx ends, then lets running requests finish for a while. It frees all that Listen took.
+func (s *Server) Serve(ctx context.Context) error {
+	defer s.store.Close()
+	s.store.wg.Go(s.sweep)
+	servers := []*http.Server{s.server(s.handler())}
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return serve(servers[0], s.data) })
+	if s.admin != nil {
+		servers = append(servers, s.server(adminHandler(s.health, s.misses)))
+		g.Go(func() error { return serve(servers[1], s.admin) })
+	}
+	s.log.Info("mirror serves", "listen", s.Addr().String(), "cache", s.store.Dir(), "upstream", "never")
+	n := s.notifier()
+	n.ready()
+	g.Go(func() error {
+		n.run(gctx)
+		n.stopping()
+		return s.drain(servers)
+	})
+	return g.Wait()
+}
+
+// handler is the chain that the data port serves. Nothing in it may wrap the ResponseWriter.
+func (s *Server) handler() http.Handler {
+	opts := HandlerOptions{DefaultRegistry: s.cfg.DefaultRegistry, Misses: s.misses}
+	if s.cfg.AccessLog {
+		opts.AccessLog = s.log
+	}
+	return NewHandler(s.store, opts)
+}
+
+func (s *Server) server(h http.Handler) *http.Server {
+	return &http.Server{
+		Handler: h, ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
+		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
+}
+
+func serve(srv *http.Server, l net.Listener) error {
+	if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve %s: %w", l.Addr(), err)
+	}
+	return nil
+}
+
+// drain ends idle connections at once and running ones when they are done, or after the limit.
+func (s *Server) drain(servers []*http.Server) error {
+	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
+	defer cancel()
+	for _, srv := range servers {
+		if srv.Shutdown(ctx) != nil {
+			srv.Close() //nolint:errcheck // the limit is over; clients resume elsewhere
+		}
+	}
+	return nil
+}
+
+// sweep removes what killed writers left. Where the cache cannot be written, nothing was left either.
+func (s *Server) sweep() {
+	if s.cfg.ReadOnly {
+		return
+	}
+	w, err := s.store.writer()
+	if err != nil {
+		return
+	}
+	defer w.close()
+	if err := w.sweep(); err != nil {
+		s.log.Info("temporary files not removed", "error", err)
+	}
+}
+
+func (s *Server) health() Health {
+	h := s.store.Health()
+	h.Started, h.Listen = s.started, s.Addr().String()
+	return h
+}
