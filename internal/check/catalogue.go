@@ -5,7 +5,7 @@ package check
 func Catalogue() []Check {
 	var all []Check
 	for _, group := range [][]Check{
-		imageChecks(), contentChecks(), {egressCheck()},
+		imageChecks(), contentChecks(), archiveChecks(), mirrorChecks(), {egressCheck()},
 	} {
 		all = append(all, group...)
 	}

@@ -113,7 +113,7 @@ func (e *Env) elsewhere(ctx context.Context, r preload.Ref) string {
 func digestCheck() Check {
 	return Check{
 		ID: "IMG-07", Title: "references pinned by digest are found by that digest",
-		Severity: SeverityFail, Scope: ScopeNode, DependsOn: []string{"CRI-10"},
+		Severity: SeverityFail, Scope: ScopeNode, DependsOn: []string{"CRI-10"}, Timeout: deepTimeout, // it may wait for archives
 		Story: Story{
 			Seen:  "ErrImagePull for name@sha256:... while crictl images lists the tag",
 			Cause: "CRI turns name:tag@digest into name@digest and looks for a record of that name; an import by tag makes none, and an archive of docker save has lost the registry's digest: containerd makes up a manifest with another one",
@@ -132,7 +132,7 @@ func runDigests(ctx context.Context, e *Env) []Finding {
 		return []Finding{skip("digests", "no required reference is pinned by digest")}
 	}
 	if fs := e.withRuntime(ctx, "references pinned by digest"); fs != nil {
-		return fs
+		return append(fs, e.digestsInArchives(pinned)...)
 	}
 	cri := e.Reader.CRI(e.Node.Runtime.Endpoint)
 	source := "CRI ImageStatus at " + e.Node.Runtime.Endpoint.Socket
@@ -181,7 +181,7 @@ func (e *Env) storedAs(r preload.Ref) string {
 func sandboxCheck() Check {
 	return Check{
 		ID: "IMG-01", Title: "the sandbox (pause) image that containerd asks for is present, complete and pinned",
-		Severity: SeverityFail, Scope: ScopeNode, Unwaivable: true,
+		Severity: SeverityFail, Scope: ScopeNode, Unwaivable: true, Timeout: deepTimeout, // it may wait for archives
 		Story: Story{
 			Seen:  "every pod stays in ContainerCreating: \"failed to get sandbox image\"",
 			Cause: "containerd uses its own sandbox reference, which is not kubeadm's and differs per build",
@@ -204,7 +204,7 @@ func runSandbox(ctx context.Context, e *Env) []Finding {
 		return []Finding{{Status: StatusFail, Subject: ref, Expected: "an image reference", Observed: err.Error(), Source: source}}
 	}
 	if fs := e.withRuntime(ctx, ref); fs != nil {
-		return fs
+		return append(fs, e.sandboxInArchives(parsed, source)...)
 	}
 	img, ok, err := e.Reader.CRI(e.Node.Runtime.Endpoint).ImageStatus(ctx, ref)
 	switch {

@@ -8,9 +8,12 @@ import (
 	"io/fs"
 	"net"
 	"net/url"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/edgeprep/edgeprep/internal/config"
 	"github.com/edgeprep/edgeprep/internal/distro"
@@ -31,6 +34,9 @@ type Env struct {
 	// Resources is the desired state: where archives belong and what is still to be brought in.
 	Resources []resource.Resource
 	Mirrors   []Mirror // every endpoint that containerd is pointed at, in order
+	// MirrorsRun: the mirrors answer to this process although the node does not run (a demonstration).
+	MirrorsRun bool
+	Known      preload.Known // archives verified before; nil: none
 	// Recorded gives the sha256 that was recorded for a file which has not changed since; nil: none is known.
 	Recorded func(path string, fi host.FileInfo) (sha256 string, ok bool)
 	Environ  []string         // of this process, as os.Environ gives it: proxies
@@ -54,7 +60,10 @@ type memo struct {
 	facts  host.Facts
 	cri    func() (criAnswer, error)
 	images func() (map[string]host.Image, error)
-	egress Egress
+	// archives are those of the site, inspected once
+	archives func() []inspected
+	mirrors  func() []mirrorWalk
+	egress   Egress
 }
 
 // criAnswer is the CRI service's account of itself.
@@ -84,6 +93,8 @@ func (e Env) prepared(ctx context.Context, opts Options) (*Env, error) {
 	e.memo.images = sync.OnceValues(func() (map[string]host.Image, error) {
 		return imageRecords(ctx, e.Reader.Runtime(e.Node.Runtime.Endpoint))
 	})
+	e.memo.archives = sync.OnceValue(func() []inspected { return inspectAll(ctx, &e) })
+	e.memo.mirrors = sync.OnceValue(func() []mirrorWalk { return walkMirrors(ctx, &e) })
 	return &e, nil
 }
 
@@ -235,4 +246,17 @@ func readEgressRecord(f host.FS) (EgressRecord, error) {
 		return r, fmt.Errorf("read %s: %w", EgressRecordPath, err)
 	}
 	return r, nil
+}
+
+// parallel calls fn for 0 … n-1, as many at a time as there are cores.
+func parallel(n int, fn func(i int)) {
+	var g errgroup.Group
+	g.SetLimit(runtime.GOMAXPROCS(0))
+	for i := range n {
+		g.Go(func() error {
+			fn(i)
+			return nil
+		})
+	}
+	_ = g.Wait() // the functions return no error
 }
