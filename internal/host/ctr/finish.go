@@ -52,11 +52,7 @@ func (im *importer) finish(ctx context.Context, t *tree) error {
 			return err
 		}
 	}
-	records, err := im.records(t)
-	if err != nil {
-		return err
-	}
-	for _, rec := range records {
+	for _, rec := range t.records {
 		if err := im.record(ctx, rec); err != nil {
 			return err
 		}
@@ -178,15 +174,15 @@ func (m *metadata) diffs(ctx context.Context, t *tree) ([]rootfs.Layer, error) {
 	return layers, nil
 }
 
-// records are the image records of a tree: its name, and the name by digest, without which a pod that asks
+// records are the image records of an image: its name, and the name by digest, without which a pod that asks
 // by digest finds the image absent. The pin is on that one: CRI rewrites the labels of the name it pulls.
-func (im *importer) records(t *tree) ([]host.Image, error) {
-	named := host.Image{Name: t.image.Name, Target: t.image.Target, Labels: maps.Clone(im.opts.Labels)}
-	ref, err := reference.ParseNormalizedNamed(t.image.Name)
+func (im *importer) records(img host.Image) ([]host.Image, error) {
+	named := host.Image{Name: img.Name, Target: img.Target, Labels: maps.Clone(im.opts.Labels)}
+	ref, err := reference.ParseNormalizedNamed(img.Name)
 	if err != nil { // containerd takes any name; such a one has no form by digest
 		return []host.Image{im.pin(named)}, nil
 	}
-	canonical, err := reference.WithDigest(reference.TrimNamed(ref), digest.Digest(t.image.Target.Digest))
+	canonical, err := reference.WithDigest(reference.TrimNamed(ref), digest.Digest(img.Target.Digest))
 	if err != nil {
 		return nil, fmt.Errorf("name by digest: %w", err)
 	}
@@ -257,11 +253,7 @@ func hasLabels(have, want map[string]string) bool {
 
 // isComplete says whether an image needs nothing more: records, content held together, snapshots.
 func (im *importer) isComplete(ctx context.Context, t *tree) (bool, error) {
-	records, err := im.records(t)
-	if err != nil {
-		return false, err
-	}
-	for _, rec := range records {
+	for _, rec := range t.records {
 		if ok, err := im.s.hasRecord(ctx, rec); !ok || err != nil {
 			return false, err
 		}

@@ -67,14 +67,19 @@ func (im *importer) survey(ctx context.Context) (todo []*tree, err error) {
 		if err != nil {
 			return nil, im.explain(ctx, img.Name, err)
 		}
+		if t.records, err = im.records(img); err != nil {
+			return nil, im.explain(ctx, img.Name, err)
+		}
 		done, err := im.isComplete(ctx, t)
 		if err != nil {
 			return nil, im.r.wrap(ctx, "look for image "+img.Name, err)
 		}
-		if done {
-			im.report.Present = append(im.report.Present, img.Name)
-		} else {
+		if !done {
 			todo = append(todo, t)
+			continue
+		}
+		for _, rec := range t.records {
+			im.note(&im.report.Present, rec.Name)
 		}
 	}
 	return todo, nil

@@ -31,7 +31,8 @@ const (
 // that names.
 type tree struct {
 	image   host.Image
-	parents []parent // the target first, the manifest last
+	records []host.Image // that an import makes
+	parents []parent     // the target first, the manifest last
 	config  ocispec.Descriptor
 	layers  []ocispec.Descriptor // as in the manifest; also those that are no file system layers
 }

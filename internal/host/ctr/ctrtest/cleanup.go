@@ -17,7 +17,7 @@ import (
 
 func (d *Daemon) cleanUp() {
 	if d.t.Failed() {
-		d.t.Logf("containerd %s printed at the end:\n%s", d.Version, tail(d.Log(), 40))
+		d.t.Logf("containerd %s printed at the end:\n%s", d.Version, tail(d.Log(), 15))
 	}
 	if d.cmd != nil {
 		d.removePods()

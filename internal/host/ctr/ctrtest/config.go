@@ -19,7 +19,7 @@ state = "{{.State}}"
 [grpc]
   address = "{{.Socket}}"
 [debug]
-  level = "info"
+  level = "warn"
 [plugins."io.containerd.internal.v1.opt"]
   path = "{{.Dir}}/opt"
 [plugins."io.containerd.nri.v1.nri"]
@@ -42,7 +42,7 @@ state = "{{.State}}"
 [grpc]
   address = "{{.Socket}}"
 [debug]
-  level = "info"
+  level = "warn"
 [plugins."io.containerd.internal.v1.opt"]
   path = "{{.Dir}}/opt"
 [plugins."io.containerd.nri.v1.nri"]

@@ -70,11 +70,14 @@ func WithConfig(edit func(config string) string) Option {
 // and so is there on some machines only.
 func Versions() []string { return []string{"1.6", "1.7", "2.4"} }
 
-// Each runs f as a subtest for every version, each with a fresh daemon.
+// Each runs f as a parallel subtest for every version, each with a fresh daemon.
 func Each(t *testing.T, f func(t *testing.T, d *Daemon), opts ...Option) {
 	t.Helper()
 	for _, v := range Versions() {
-		t.Run("containerd-"+v, func(t *testing.T) { f(t, Start(t, v, opts...)) })
+		t.Run("containerd-"+v, func(t *testing.T) {
+			t.Parallel()
+			f(t, Start(t, v, opts...))
+		})
 	}
 }
 
