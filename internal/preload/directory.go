@@ -49,20 +49,17 @@ func (p *planner) place(archives []Archive, after []string) (ids []string) {
 	if p.opts.Consume && p.opts.MirrorCache != "" {
 		after = append(after, CacheSetID) // it reads them where they are now
 	}
-	taken := map[string]string{} // name → sha256
+	taken, seen := map[string]bool{}, map[string]bool{} // names, digests
 	var bytes int64
 	for _, a := range archives {
 		name, ok := p.loadable(a)
-		if !ok {
+		if !ok || seen[a.SHA256] {
 			continue
 		}
-		if sum, ok := taken[name]; ok && sum != a.SHA256 {
+		if taken[name] {
 			name = distinct(name, a.SHA256)
 		}
-		if _, twice := taken[name]; twice {
-			continue
-		}
-		taken[name] = a.SHA256
+		taken[name], seen[a.SHA256] = true, true
 		dst := path.Join(p.node.Preload.Dir, name)
 		if dst == path.Clean(a.Path) {
 			p.note(a.Path, "the archive is in the image directory already: edgeprep leaves it alone", "")

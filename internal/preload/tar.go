@@ -96,7 +96,10 @@ func checkEnd(t tape, n int, end int64) error {
 }
 
 func tarError(err error, n int) error {
+	var f *flaw
 	switch {
+	case errors.As(err, &f): // of the decompression below
+		return err
 	case errors.Is(err, io.ErrUnexpectedEOF) && n > 0:
 		return truncated(err)
 	case errors.Is(err, tar.ErrHeader), errors.Is(err, io.ErrUnexpectedEOF):
