@@ -82,6 +82,12 @@ func (b *builder) identity(ctx context.Context) error {
 		b.n.Started = true
 		b.evidence("started", "true", p)
 	}
+	switch {
+	case b.d.Local:
+		b.n.Untested = "its descriptor is this node's own, " + b.d.Origin
+	case b.d.Support != "tested":
+		b.n.Untested = "edgeprep has not been tested with " + b.d.Name
+	}
 	for _, u := range b.c.units {
 		b.n.Units = append(b.n.Units, u.Name)
 		b.n.Notes = append(b.n.Notes, u.Notes...)

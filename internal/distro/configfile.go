@@ -49,7 +49,7 @@ func readConfig(fsys host.FS, file string) (configValues, error) {
 			continue
 		}
 		if err != nil {
-			return nil, fmt.Errorf("read the configuration %s: %w", f, err)
+			return nil, unreadable(f, err)
 		}
 		if err := out.add(f, data); err != nil {
 			return nil, err
@@ -149,6 +149,18 @@ func badConfig(file string, line int, what string) error {
 	}}
 }
 
+// unreadable refuses a node of which a file that decides paths cannot be read.
+func unreadable(file string, err error) error {
+	fix := "see what is at " + file + ", then run edgeprep detect again"
+	if errors.Is(err, fs.ErrPermission) {
+		fix = "run edgeprep as root"
+	}
+	return &diag.Refused{Err: &diag.Diagnostic{
+		ID: "NOD-006", Severity: diag.Error, What: "cannot be read: " + err.Error(), Where: diag.Where{File: file},
+		Why: "it may say where the distribution keeps its data", Fix: fix,
+	}}
+}
+
 // fileValue reads one value of a YAML or JSON file, "a.b", or without a key the trimmed text of the file.
 func fileValue(fsys host.FS, file, key string) (value, source string, ok bool, err error) {
 	data, err := fsys.ReadFile(file, 0)
@@ -156,7 +168,7 @@ func fileValue(fsys host.FS, file, key string) (value, source string, ok bool, e
 		return "", "", false, nil
 	}
 	if err != nil {
-		return "", "", false, fmt.Errorf("read %s: %w", file, err)
+		return "", "", false, unreadable(file, err)
 	}
 	if key == "" {
 		text := strings.TrimSpace(string(data))

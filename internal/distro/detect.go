@@ -75,6 +75,7 @@ func look(ctx context.Context, r host.Reader, d *Descriptor) (candidate, error) 
 	}
 	for _, p := range d.Detect.None {
 		if _, err := fsys.Lstat(p); err == nil {
+			c.traces = append(c.traces, "but not counted because of "+p)
 			return c, nil
 		}
 	}
@@ -233,7 +234,7 @@ func ambiguous(found []candidate) error {
 	for _, c := range found {
 		var why []string
 		for _, e := range c.evidence {
-			why = append(why, e.Value+" "+e.Source)
+			why = append(why, e.Value+" at "+e.Source)
 		}
 		what = append(what, c.d.ID+": "+strings.Join(why, ", "))
 		ids = append(ids, c.d.ID)

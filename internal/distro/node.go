@@ -14,24 +14,26 @@ const (
 
 // Node is what was found on a node, resolved: no template, default or environment variable is left in it.
 type Node struct {
-	ID          string     `json:"id"`                // descriptor id: "k3s"
-	Name        string     `json:"name"`              // "K3s"
-	Version     string     `json:"version,omitempty"` // "v1.36.3+k3s1"; empty: not known
-	Role        Role       `json:"role"`
-	Installed   bool       `json:"installed"` // the program is there (not only its configuration)
-	Started     bool       `json:"started"`   // has run before: its state is on disk
-	DataDir     string     `json:"dataDir"`
-	Platform    string     `json:"platform"` // "linux/amd64"
-	Units       []string   `json:"units"`    // of this node's role, in start order
-	Runtime     Runtime    `json:"runtime"`
-	Preload     Preload    `json:"preload"`
-	Registries  Registries `json:"registries"`
-	Workload    Workload   `json:"workload"`
-	Sandbox     string     `json:"sandbox,omitempty"` // the pause image's reference, as far as files tell
-	Gates       Gates      `json:"gates"`
-	Evidence    []Evidence `json:"evidence"`
-	Notes       []string   `json:"notes,omitempty"` // traps met on this node, for people
-	Fingerprint string     `json:"-"`
+	ID         string     `json:"id"`                // descriptor id: "k3s"
+	Name       string     `json:"name"`              // "K3s"
+	Version    string     `json:"version,omitempty"` // "v1.36.3+k3s1"; empty: not known
+	Role       Role       `json:"role"`
+	Installed  bool       `json:"installed"` // the program is there (not only its configuration)
+	Started    bool       `json:"started"`   // has run before: its state is on disk
+	DataDir    string     `json:"dataDir"`
+	Platform   string     `json:"platform"` // "linux/amd64"
+	Units      []string   `json:"units"`    // of this node's role, in start order
+	Runtime    Runtime    `json:"runtime"`
+	Preload    Preload    `json:"preload"`
+	Registries Registries `json:"registries"`
+	Workload   Workload   `json:"workload"`
+	Sandbox    string     `json:"sandbox,omitempty"` // the pause image's reference, as far as files tell
+	Gates      Gates      `json:"gates"`
+	Evidence   []Evidence `json:"evidence"`
+	Notes      []string   `json:"notes,omitempty"` // traps met on this node, for people
+	// Untested says why this descriptor cannot be relied upon; empty: it is tested.
+	Untested    string `json:"untested,omitempty"`
+	Fingerprint string `json:"-"`
 }
 
 // Evidence says where a fact comes from.

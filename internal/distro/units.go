@@ -104,7 +104,7 @@ func readUnit(ctx context.Context, r host.Reader, name string) (u *unit, ok bool
 	}
 	data, err := r.FS().ReadFile(fragment, 0)
 	if err != nil {
-		return nil, false, fmt.Errorf("read the unit %s: %w", fragment, err)
+		return nil, false, unreadable(fragment, err)
 	}
 	if len(strings.TrimSpace(string(data))) == 0 { // an empty file masks a unit
 		return nil, false, nil
@@ -117,7 +117,7 @@ func readUnit(ctx context.Context, r host.Reader, name string) (u *unit, ok bool
 	for _, f := range dropIns(r.FS(), name) {
 		more, err := r.FS().ReadFile(f, 0)
 		if err != nil {
-			return nil, false, fmt.Errorf("read the drop-in %s: %w", f, err)
+			return nil, false, unreadable(f, err)
 		}
 		directives = append(directives, parseUnit(f, more)...)
 	}
@@ -272,7 +272,7 @@ func (u *unit) readEnvFile(fsys host.FS, d directive) error {
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("read the environment file %s of %s: %w", file, u.Name, err)
+			return unreadable(file, err)
 		}
 		for _, v := range parseEnvFile(file, data) {
 			u.Env[v.Key] = envVar{v.Value, fmt.Sprintf("%s:%d (%s)", file, v.Line, v.Key)}

@@ -1,0 +1,306 @@
+package distro
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/rogpeppe/go-internal/txtar"
+
+	"github.com/edgeprep/edgeprep/distros"
+	"github.com/edgeprep/edgeprep/internal/diag"
+	"github.com/edgeprep/edgeprep/internal/host"
+	"github.com/edgeprep/edgeprep/internal/host/local"
+)
+
+var update = flag.Bool("update", false, "write the goldens")
+
+const trees = "../../testdata/distros"
+
+// node is a host.Reader over a tree in a temporary directory. The comment of the txtar file says what a tree
+// cannot: "version PATH TEXT", "active UNIT", "arch ARCH".
+type node struct {
+	host.Reader
+	versions map[string]string
+	active   map[string]bool
+	arch     string
+}
+
+func (n *node) Units() host.UnitReader { return n }
+
+func (n *node) Unit(_ context.Context, name string) (host.Unit, error) {
+	if n.active[name] {
+		return host.Unit{Name: name, Load: "loaded", Enabled: "enabled", Active: "active"}, nil
+	}
+	return host.Unit{}, host.ErrUnavailable
+}
+
+func (n *node) Facts(context.Context) (host.Facts, error) {
+	return host.Facts{OS: "linux", Arch: n.arch}, nil
+}
+
+func (n *node) BinaryVersion(_ context.Context, p string, _ ...string) (string, error) {
+	return n.versions[p], nil
+}
+
+func load(t *testing.T) Descriptors {
+	t.Helper()
+	set, err := Load(distros.FS, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return set
+}
+
+func fromTree(t *testing.T, file string) *node {
+	t.Helper()
+	a, err := txtar.ParseFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fromArchive(t, a)
+}
+
+func fromArchive(t *testing.T, a *txtar.Archive) *node {
+	t.Helper()
+	dir := t.TempDir()
+	for _, f := range a.Files {
+		place(t, dir, f)
+	}
+	h, err := local.New(local.Options{Root: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := &node{Reader: local.ReadOnly(h), versions: map[string]string{}, active: map[string]bool{}, arch: "amd64"}
+	for _, line := range strings.Split(string(a.Comment), "\n") {
+		f := strings.SplitN(line, " ", 3)
+		switch f[0] {
+		case "version":
+			n.versions[f[1]] = f[2]
+		case "active":
+			n.active[f[1]] = true
+		case "arch":
+			n.arch = f[1]
+		}
+	}
+	return n
+}
+
+// place makes one entry: "path", "path mode=0755", "path/", "path -> target".
+func place(t *testing.T, dir string, f txtar.File) {
+	t.Helper()
+	name, target, link := strings.Cut(f.Name, " -> ")
+	name, _, _ = strings.Cut(name, " ")
+	p := filepath.Join(dir, name)
+	if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	switch {
+	case link:
+		err = os.Symlink(target, p)
+	case strings.HasSuffix(f.Name, "/"):
+		err = os.MkdirAll(p, 0o755)
+	default:
+		err = os.WriteFile(p, f.Data, 0o644)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func golden(t *testing.T, file string, got []byte) {
+	t.Helper()
+	if *update {
+		if err := os.WriteFile(file, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatalf("%v (go test -update writes it)", err)
+	}
+	if diff := cmp.Diff(string(want), string(got)); diff != "" {
+		t.Errorf("%s (-want +got):\n%s", file, diff)
+	}
+}
+
+// Every descriptor has trees; in each of its trees it is found, alone, and gives the golden node.
+func TestTrees(t *testing.T) {
+	t.Parallel()
+	set := load(t)
+	for _, d := range set {
+		files, err := filepath.Glob(filepath.Join(trees, d.ID, "*.txtar"))
+		if err != nil || len(files) == 0 {
+			t.Errorf("descriptor %s has no node tree below %s/%s: %v", d.ID, trees, d.ID, err)
+		}
+		for _, file := range files {
+			t.Run(d.ID+"/"+filepath.Base(file), func(t *testing.T) {
+				t.Parallel()
+				n := fromTree(t, file)
+				for _, other := range set {
+					c, err := look(t.Context(), n, other)
+					if err != nil || c.present != (other.ID == d.ID) {
+						t.Errorf("descriptor %s: present %v, %v", other.ID, c.present, err)
+					}
+				}
+				got, err := Detect(t.Context(), n, set, Options{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				data, err := json.MarshalIndent(got, "", "  ")
+				if err != nil {
+					t.Fatal(err)
+				}
+				golden(t, strings.TrimSuffix(file, ".txtar")+".json", append(data, '\n'))
+			})
+		}
+	}
+}
+
+// Trees that no single distribution may be found in: refused, with a message for people.
+func TestRefused(t *testing.T) {
+	t.Parallel()
+	set := load(t)
+	files, err := filepath.Glob(filepath.Join(trees, "refused", "*.txtar"))
+	if err != nil || len(files) == 0 {
+		t.Fatal("no trees", err)
+	}
+	for _, file := range files {
+		t.Run(filepath.Base(file), func(t *testing.T) {
+			t.Parallel()
+			_, err := Detect(t.Context(), fromTree(t, file), set, Options{})
+			golden(t, strings.TrimSuffix(file, ".txtar")+".txt", []byte(message(t, err)))
+		})
+	}
+}
+
+// message is what people see of a refusal; every part must be there.
+func message(t *testing.T, err error) string {
+	t.Helper()
+	var refused *diag.Refused
+	ds := diag.Of(err)
+	if !errors.As(err, &refused) || len(ds) != 1 {
+		t.Fatalf("not refused: %v", err)
+	}
+	if d := ds[0]; d.ID == "" || d.What == "" || d.Fix == "" || d.Severity != diag.Error {
+		t.Errorf("incomplete: %+v", d)
+	}
+	return ds[0].Text() + "\n"
+}
+
+func TestNamedKind(t *testing.T) {
+	t.Parallel()
+	set := load(t)
+	both := fromTree(t, trees+"/refused/both.txtar")
+	for _, id := range []string{"k3s", "kubeadm"} {
+		got, err := Detect(t.Context(), both, set, Options{Kind: id})
+		if err != nil || got.ID != id {
+			t.Errorf("kind %s: %q, %v", id, got.ID, err)
+		}
+	}
+	for kind, want := range map[string]string{"kubeadm": "NOD-003", "k3": "NOD-003"} {
+		_, err := Detect(t.Context(), fromTree(t, trees+"/k3s/server.txtar"), set, Options{Kind: kind})
+		if text := message(t, err); !strings.Contains(text, want) || !strings.Contains(text, kind) {
+			t.Errorf("kind %s: %s", kind, text)
+		}
+	}
+}
+
+// What edgeprep.toml says: data_dir wins and what the node says is told; version only fills a gap.
+func TestOverrides(t *testing.T) {
+	t.Parallel()
+	set := load(t)
+	n := fromTree(t, trees+"/k3s/data-dir-env.txtar")
+	got, err := Detect(t.Context(), n, set, Options{Kind: KindAuto, DataDir: "/mine/", Version: "v1.36.3+k3s1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	notes := strings.Join(got.Notes, "\n")
+	if got.DataDir != "/mine" || got.Preload.Dir != "/mine/agent/images" || !strings.Contains(notes, "/var/lib/edge/k3s") {
+		t.Errorf("data-dir %s, images %s, notes %s", got.DataDir, got.Preload.Dir, notes)
+	}
+	if got.Version != "v1.32.2+k3s1" || !strings.Contains(notes, "v1.36.3+k3s1") {
+		t.Errorf("version %s, notes %s", got.Version, notes)
+	}
+	n.versions = nil
+	got, err = Detect(t.Context(), n, set, Options{Version: "v1.36.3+k3s1"})
+	if err != nil || got.Version != "v1.36.3+k3s1" || !got.Gates.ImportCache || got.Preload.CacheFile != ".cache.json" {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+// Staging must not lie below a path that begins with the watched directory, wherever the data directory is.
+func TestStageIsOutsideOfWatchedPrefix(t *testing.T) {
+	t.Parallel()
+	for _, file := range []string{"server", "data-dir-flag", "data-dir-config"} {
+		n, err := Detect(t.Context(), fromTree(t, trees+"/k3s/"+file+".txtar"), load(t), Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.HasPrefix(n.Preload.Stage, n.Preload.Dir) || !strings.HasPrefix(n.Preload.Stage, n.DataDir+"/agent/") {
+			t.Errorf("stage %s, directory %s", n.Preload.Stage, n.Preload.Dir)
+		}
+	}
+}
+
+func TestFingerprint(t *testing.T) {
+	t.Parallel()
+	detect := func(change func(*node)) string {
+		n := fromTree(t, trees+"/k3s/server.txtar")
+		change(n)
+		got, err := Detect(t.Context(), n, load(t), Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got.Fingerprint
+	}
+	a := detect(func(*node) {})
+	b := detect(func(*node) {})
+	c := detect(func(n *node) { n.versions["/usr/local/bin/k3s"] = "k3s version v1.36.4+k3s1" })
+	if a == "" || a != b || a == c {
+		t.Errorf("same node: %s, %s; another version: %s", a, b, c)
+	}
+}
+
+// A program that cannot be asked leaves the version open; it does not end detection.
+func TestVersionError(t *testing.T) {
+	t.Parallel()
+	n := fromTree(t, trees+"/k3s/server.txtar")
+	got, err := Detect(t.Context(), failingVersion{n}, load(t), Options{})
+	if err != nil || got.Version != "" || got.Gates != (Gates{}) || !strings.Contains(strings.Join(got.Notes, "\n"), "exec format error") {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+type failingVersion struct{ *node }
+
+func (failingVersion) BinaryVersion(context.Context, string, ...string) (string, error) {
+	return "", errors.New("exec format error")
+}
+
+func TestTables(t *testing.T) {
+	t.Parallel()
+	set := load(t)
+	var b bytes.Buffer
+	if err := set.Table(&b); err != nil {
+		t.Fatal(err)
+	}
+	md := Markdown(set)
+	for _, want := range []string{"k3s", "kubeadm"} {
+		if !strings.Contains(b.String(), want) || !strings.Contains(md, "| `"+want+"` |") {
+			t.Errorf("%s is missing:\n%s\n%s", want, b.String(), md)
+		}
+	}
+	if !strings.Contains(md, "`/var/lib/rancher/k3s/agent/images`") || strings.Contains(md, "{") {
+		t.Errorf("placeholders are not filled:\n%s", md)
+	}
+}
