@@ -200,11 +200,8 @@ func effectiveCheck() Check {
 
 func runEffective(ctx context.Context, e *Env) []Finding {
 	own := slices.DeleteFunc(slices.Clone(e.Mirrors), func(m Mirror) bool { return m.Admin == "" })
-	switch {
-	case len(e.Mirrors) == 0:
+	if len(e.Mirrors) == 0 {
 		return []Finding{skip("mirror endpoints", "no mirror is configured")}
-	case !e.Site.Registries.Write && !e.registriesWritten():
-		return []Finding{skip("registries", "[registries] write = false: they are not edgeprep's to configure")}
 	}
 	if fs := e.withRuntime(ctx, "pulls over CRI"); fs != nil {
 		return fs
@@ -224,9 +221,6 @@ func runEffective(ctx context.Context, e *Env) []Finding {
 	parallel(len(hosts), func(i int) { out[i] = e.effective(ctx, hosts[i], nonce, own) })
 	return out
 }
-
-// registriesWritten: a site value that was not loaded from a file has no defaults in it.
-func (e *Env) registriesWritten() bool { return e.Site.Version == 0 }
 
 func newNonce() (string, error) {
 	b := make([]byte, 8)

@@ -20,6 +20,7 @@ import (
 	"github.com/edgeprep/edgeprep/internal/host"
 	"github.com/edgeprep/edgeprep/internal/mirror/deploy"
 	"github.com/edgeprep/edgeprep/internal/preload"
+	"github.com/edgeprep/edgeprep/internal/registries"
 	"github.com/edgeprep/edgeprep/internal/resource"
 )
 
@@ -63,7 +64,9 @@ type memo struct {
 	// archives are those of the site, inspected once
 	archives func() []inspected
 	mirrors  func() []mirrorWalk
-	egress   Egress
+	// registries is what the runtime would do for a pull
+	registries func() (registries.Effective, error)
+	egress     Egress
 }
 
 // criAnswer is the CRI service's account of itself.
@@ -95,6 +98,9 @@ func (e Env) prepared(ctx context.Context, opts Options) (*Env, error) {
 	})
 	e.memo.archives = sync.OnceValue(func() []inspected { return inspectAll(ctx, &e) })
 	e.memo.mirrors = sync.OnceValue(func() []mirrorWalk { return walkMirrors(ctx, &e) })
+	e.memo.registries = sync.OnceValues(func() (registries.Effective, error) {
+		return registries.ReadEffective(ctx, e.Reader, e.Node)
+	})
 	return &e, nil
 }
 

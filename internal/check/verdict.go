@@ -191,7 +191,7 @@ func fold(results []Result, checks []Check) {
 	}
 	for i := range results {
 		if s := results[i].Status; s == StatusFail || s == StatusError || s == StatusUnproven {
-			results[i].CausedBy = causes(results[i].ID, deps, bad, map[string]bool{})
+			results[i].CausedBy = causes(results[i].ID, deps, bad, map[string]bool{results[i].ID: true})
 		}
 	}
 }
