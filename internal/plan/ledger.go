@@ -32,6 +32,7 @@ type Ledger struct {
 	Sources map[string]Source `json:"sources,omitempty"`  // inspected archives, by path
 	Owed    map[string]Debt   `json:"restarts,omitempty"` // restarts that are still to be done, by unit
 	Runs    []Run             `json:"runs"`               // oldest first; those that changed something
+	Folded  string            `json:"folded,omitempty"`   // the last journal record that is taken into account here
 }
 
 // Record is one resource as edgeprep left it.

@@ -255,22 +255,13 @@ func (b *builder) removal(id string, rec Record) (*Change, error) {
 		return b.forget(id)
 	}
 	c.Diff = removalDiff(rec, data)
-	if got != nil && (rec.Edited || !b.untouched(got, rec.State)) && got.Type != host.TypeDir {
+	if got != nil && (rec.Edited || !Same(got, &rec.State)) && got.Type != host.TypeDir {
 		c.Reason, c.Risks = "edited outside edgeprep, "+c.Reason, []Risk{RiskOverwrite}
 	}
 	if rec.Kind == resource.KindArchive {
 		c.Risks = append(c.Risks, RiskRemove)
 	}
 	return c, nil
-}
-
-// untouched says whether a path is as edgeprep left it; large files are compared by their stamps.
-func (b *builder) untouched(got *State, left State) bool {
-	g := *got
-	if g.SHA256 == "" && g.Stamp != nil && left.Stamp != nil && *g.Stamp == *left.Stamp {
-		g.SHA256 = left.SHA256
-	}
-	return Same(&g, &left)
 }
 
 // forget drops a record of something that is gone already.

@@ -126,14 +126,22 @@ func sameImage(a, b host.Image) bool {
 }
 
 func samePath(a, b State) bool {
-	if a.Type != b.Type || a.SHA256 != b.SHA256 || a.Target != b.Target {
-		return false
-	}
-	if a.Type == host.TypeFile && a.Size != b.Size {
+	if a.Type != b.Type || a.Target != b.Target || (a.Type == host.TypeFile && !sameContent(a, b)) {
 		return false
 	}
 	// A symlink's mode means nothing on Linux.
 	return a.Type == host.TypeSymlink || (a.Mode == b.Mode && sameID(a.UID, b.UID) && sameID(a.GID, b.GID))
+}
+
+// sameContent compares hashes, and stamps where a large file was not read.
+func sameContent(a, b State) bool {
+	if a.Size != b.Size {
+		return false
+	}
+	if a.SHA256 != "" && b.SHA256 != "" {
+		return a.SHA256 == b.SHA256
+	}
+	return a.Stamp != nil && b.Stamp != nil && *a.Stamp == *b.Stamp
 }
 
 func sameID(a, b int) bool { return a == b || a == UnknownID || b == UnknownID }
