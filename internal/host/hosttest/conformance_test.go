@@ -25,3 +25,8 @@ func TestUnitsConformance(t *testing.T) {
 		})
 	}
 }
+
+func TestFilesConformance(t *testing.T) {
+	t.Parallel()
+	FilesConformance(t, func(t *testing.T) host.Host { return New(t) })
+}
