@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"time"
 
@@ -239,7 +240,7 @@ func (l *loader) created(rel string, statErr error) {
 
 // images writes the references.
 func (l *loader) images(ctx context.Context, imgs []host.Image) error {
-	var problems diag.Report
+	problems := l.badBlobs()
 	for _, img := range imgs {
 		got, err := l.image(ctx, img)
 		if err != nil {
@@ -257,6 +258,17 @@ func (l *loader) images(ctx context.Context, imgs []host.Image) error {
 		l.report.Images = append(l.report.Images, got)
 	}
 	return problems.Err()
+}
+
+// badBlobs reports what the source has wrong, also where an image can do without it.
+func (l *loader) badBlobs() diag.Report {
+	var out diag.Report
+	for _, d := range slices.Sorted(maps.Keys(l.bad)) {
+		out.Add(&diag.Diagnostic{ID: "MER-008", Severity: diag.Error,
+			What: "a blob of the source was left out: " + l.bad[d].Error(),
+			Why:  "the source is damaged", Fix: "get the source again and compare its checksum"})
+	}
+	return out
 }
 
 func (l *loader) image(ctx context.Context, img host.Image) (LoadedImage, error) {

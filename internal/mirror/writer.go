@@ -28,6 +28,7 @@ type writer struct {
 	gid  int
 	mode fs.FileMode // of directories; files have it without the execute bits
 	made map[string]bool
+	step func(string) // failpoint before each change on disk
 }
 
 // writer opens the cache for writing. New files take owner, group and mode of the cache's root.
@@ -36,7 +37,7 @@ func (s *Store) writer() (*writer, error) {
 	if err != nil {
 		return nil, writeError(s.dir, "the directory", err)
 	}
-	w := &writer{root: root, dir: s.dir, made: map[string]bool{}}
+	w := &writer{root: root, dir: s.dir, made: map[string]bool{}, step: s.hook}
 	if err := w.takeOwner(); err != nil {
 		w.close()
 		return nil, err
@@ -76,6 +77,7 @@ func (w *writer) put(rel string, fill func(io.Writer) error) error {
 	defer f.Close() // releases the lock; only after the rename, so that nobody sweeps the file
 	err = w.fillTemp(f, fill)
 	if err == nil {
+		w.step("rename " + rel)
 		err = w.root.Rename(tmp, rel)
 	}
 	if err != nil {
@@ -85,12 +87,14 @@ func (w *writer) put(rel string, fill func(io.Writer) error) error {
 }
 
 func (w *writer) fillTemp(f *os.File, fill func(io.Writer) error) error {
+	w.step("fill")
 	if err := fill(f); err != nil {
 		return err
 	}
 	if err := w.adopt(f, w.mode&0o666); err != nil {
 		return err
 	}
+	w.step("sync")
 	return f.Sync()
 }
 
@@ -115,6 +119,7 @@ func (w *writer) temp() (*os.File, string, error) {
 	}
 	for {
 		name := dirTmp + "/" + tmpPrefix + rand.Text()
+		w.step("create")
 		f, err := w.root.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 		if err != nil {
 			return nil, "", err
@@ -184,8 +189,10 @@ func (w *writer) newDir(rel string) error {
 	if err := w.root.Mkdir(tmp, 0o700); err != nil {
 		return err
 	}
+	w.step("adopt " + rel)
 	err := w.adoptDir(tmp)
 	if err == nil {
+		w.step("rename " + rel)
 		err = w.root.Rename(tmp, rel)
 	}
 	if err == nil {
@@ -199,6 +206,7 @@ func (w *writer) newDir(rel string) error {
 }
 
 func (w *writer) syncDir(rel string) error {
+	w.step("sync " + rel)
 	d, err := w.root.Open(rel)
 	if err != nil {
 		return err
