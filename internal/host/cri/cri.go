@@ -170,6 +170,10 @@ func (c *Client) PullAbsent(ctx context.Context, ref string) error {
 	return errors.Join(fmt.Errorf("pull of %s, which cannot exist, gave %s", ref, got.GetImageRef()), err)
 }
 
+// notYet is what a CRI service answers in its first moments.
+// containerd: internal/cri/instrument
+const notYet = "server is not initialized yet"
+
 // wrap turns an RPC error into one that says what was asked, without gRPC's own prefix. The status code stays
 // readable through status.Code.
 func (c *Client) wrap(ctx context.Context, what string, err error) error {
@@ -178,8 +182,12 @@ func (c *Client) wrap(ctx context.Context, what string, err error) error {
 		return fmt.Errorf("containerd at %s answers, but its CRI plugin is not loaded (see its log): %w", c.conn.Path(), host.ErrUnavailable)
 	case codes.Unavailable:
 		// A pull reports a registry that is away by the same code: only a dead socket is ours.
-		if _, gone := c.conn.Ready(ctx); gone != nil {
+		if gone := c.conn.Probe(ctx); gone != nil {
 			return fmt.Errorf("cri %s: %w", what, gone)
+		}
+	case codes.Unknown:
+		if strings.Contains(err.Error(), notYet) {
+			return fmt.Errorf("cri %s: %s: %w", what, notYet, host.ErrUnavailable)
 		}
 	}
 	return &callError{what: what, err: err}

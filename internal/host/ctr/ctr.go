@@ -106,10 +106,9 @@ func (r *Runtime) wrap(ctx context.Context, what string, err error) error {
 		return nil
 	}
 	err = errgrpc.ToNative(err)
+	// Nothing else here answers so: the one lock of containerd's that does is on names that are ours alone.
 	if errdefs.IsUnavailable(err) && ctx.Err() == nil {
-		if _, gone := r.conn.Ready(ctx); gone != nil {
-			return fmt.Errorf("containerd: %s: %w: %w", what, err, gone)
-		}
+		return fmt.Errorf("containerd: %s: %w: %w", what, err, host.ErrUnavailable)
 	}
 	return fmt.Errorf("containerd: %s: %w", what, err)
 }

@@ -174,12 +174,13 @@ func (m *metadata) diffs(ctx context.Context, t *tree) ([]rootfs.Layer, error) {
 	return layers, nil
 }
 
-// records are the image records of an image: its name, and the name by digest, without which a pod that asks
-// by digest finds the image absent. The pin is on that one: CRI rewrites the labels of the name it pulls.
+// records are the image records of an image: its name, and with a pin the name by digest too, without which a
+// pod that asks by digest finds the image absent. The pin is on that one: CRI rewrites the labels of the name
+// that it pulls.
 func (im *importer) records(img host.Image) ([]host.Image, error) {
 	named := host.Image{Name: img.Name, Target: img.Target, Labels: maps.Clone(im.opts.Labels)}
 	ref, err := reference.ParseNormalizedNamed(img.Name)
-	if err != nil { // containerd takes any name; such a one has no form by digest
+	if err != nil || !im.opts.Pin { // containerd takes any name; an odd one has no form by digest
 		return []host.Image{im.pin(named)}, nil
 	}
 	canonical, err := reference.WithDigest(reference.TrimNamed(ref), digest.Digest(img.Target.Digest))

@@ -13,10 +13,8 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/status"
 
 	"github.com/edgeprep/edgeprep/internal/host"
 )
@@ -71,7 +69,7 @@ func (c *Conn) Ready(ctx context.Context) (*grpc.ClientConn, error) {
 		return cc, nil
 	}
 	// gRPC would retry with a growing delay; a plain connect says at once whether somebody listens.
-	if err := c.probe(ctx); err != nil {
+	if err := c.Probe(ctx); err != nil {
 		return nil, err
 	}
 	wait, cancel := context.WithTimeout(ctx, readyWithin)
@@ -130,7 +128,8 @@ func (c *Conn) client() (*grpc.ClientConn, error) {
 	return cc, nil
 }
 
-func (c *Conn) probe(ctx context.Context) error {
+// Probe says whether somebody listens now: an error that wraps host.ErrUnavailable when not.
+func (c *Conn) Probe(ctx context.Context) error {
 	conn, err := (&net.Dialer{Timeout: readyWithin}).DialContext(ctx, "unix", c.path)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -143,9 +142,4 @@ func (c *Conn) probe(ctx context.Context) error {
 		return fmt.Errorf("socket %s: %w: %w", c.path, err, host.ErrUnavailable)
 	}
 	return conn.Close()
-}
-
-// Gone says whether an RPC error means that the service went away during the call.
-func Gone(err error) bool {
-	return status.Code(err) == codes.Unavailable
 }

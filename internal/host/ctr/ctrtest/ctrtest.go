@@ -245,8 +245,14 @@ func (d *Daemon) await() error {
 		}
 	}()
 	return d.call(ctx, func(cc grpc.ClientConnInterface) error {
-		_, err := runtimeapi.NewRuntimeServiceClient(cc).Version(ctx, &runtimeapi.VersionRequest{}, grpc.WaitForReady(true))
-		return err
+		rt := runtimeapi.NewRuntimeServiceClient(cc)
+		for {
+			_, err := rt.Version(ctx, &runtimeapi.VersionRequest{}, grpc.WaitForReady(true))
+			// CRI answers so while it reads its images.
+			if err == nil || !strings.Contains(err.Error(), "not initialized yet") {
+				return err
+			}
+		}
 	})
 }
 
