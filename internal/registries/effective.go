@@ -112,7 +112,7 @@ func (e *Effective) readDirs(f host.FS, r release, fork bool) error {
 			e.byDir[path.Join(root, name)] = l
 			e.Problems = append(e.Problems, l.Problems...)
 			if _, ok := e.Registries[l.Registry]; !ok {
-				e.Registries[l.Registry] = l
+				e.Registries[l.Registry] = l.forRegistry(l.Registry)
 			}
 		}
 	}
@@ -161,7 +161,9 @@ func (h Hosts) files() []string {
 }
 
 // readsServerOnly says whether a hosts.toml without a [host] table is understood.
-func (r release) readsServerOnly() bool { return r.atLeast(2, 0, 0) || r.major == 1 && r.atLeast(1, 7, 32) }
+func (r release) readsServerOnly() bool {
+	return r.atLeast(2, 0, 0) || r.major == 1 && r.atLeast(1, 7, 32)
+}
 
 // forRelease drops or weakens findings that this containerd is not subject to.
 func forRelease(list []*diag.Diagnostic, r release) []*diag.Diagnostic {

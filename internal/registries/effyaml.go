@@ -89,13 +89,23 @@ func (e *Effective) compare(written map[string]Lookup, n distro.Node) {
 	for _, name := range sortedKeys(written) {
 		w := written[name]
 		have, ok := e.Registries[name]
-		if ok && slices.EqualFunc(withoutSpegel(have.Endpoints, w.Endpoints), w.Endpoints, Endpoint.Same) && have.Upstream == w.Upstream {
+		if ok && have.renderedFrom(w) {
 			continue
 		}
 		where := diag.Where{File: w.File, Line: w.Line, Key: name}
 		e.Problems = append(e.Problems, warning(newDiag(idInactive, where, "what it says of "+quoted(name)+" is not in containerd's configuration",
 			n.Name+" reads it only when it starts", "systemctl restart "+firstOf(n.Registries.Restart, n.ID))))
 	}
+}
+
+// renderedFrom says whether a rendered file is what k3s makes of an entry. It folds an endpoint that is the
+// registry itself, in last place, into server.
+func (l Lookup) renderedFrom(w Lookup) bool {
+	list, upstream := w.Endpoints, w.Upstream
+	if n := len(list); n > 0 && len(l.Endpoints) < n && l.Server != "" && list[n-1].Same(Endpoint{URL: l.Server}) {
+		list, upstream = list[:n-1], l.Upstream
+	}
+	return slices.EqualFunc(withoutSpegel(l.Endpoints, list), list, Endpoint.Same) && l.Upstream == upstream
 }
 
 // withoutSpegel takes off the distribution's own embedded registry, which is put first when it is switched on.

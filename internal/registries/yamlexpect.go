@@ -79,3 +79,22 @@ func table(m map[string]any, key string) (map[string]any, error) {
 	m[key] = t
 	return t, nil
 }
+
+// cloneValue copies plain values.
+func cloneValue(v any) any {
+	switch t := v.(type) {
+	case map[string]any:
+		out := make(map[string]any, len(t))
+		for k, x := range t {
+			out[k] = cloneValue(x)
+		}
+		return out
+	case []any:
+		out := make([]any, len(t))
+		for i, x := range t {
+			out[i] = cloneValue(x)
+		}
+		return out
+	}
+	return v
+}

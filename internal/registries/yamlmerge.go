@@ -25,16 +25,10 @@ func MergeYAML(file string, data []byte, endpoints []Endpoint, hosts []string) (
 		return nil, nil, err
 	}
 	names := d.registries(endpoints, hosts)
-	changed := false
-	mirrors := d.mapping(d.root(), "mirrors", len(names) > 0)
-	for _, h := range names {
-		changed = d.mirror(mirrors, h, endpoints) || changed
+	if out, ok := mergeText(file, data, names, endpoints); ok && verifyMerge(file, before, out, names, endpoints) == nil {
+		return out, warnings, nil
 	}
-	changed = d.certificates(endpoints) || changed
-	if !changed {
-		return data, warnings, nil
-	}
-	out, err := d.encode()
+	out, err := d.mergeNodes(names, endpoints)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -42,6 +36,20 @@ func MergeYAML(file string, data []byte, endpoints []Endpoint, hosts []string) (
 		return nil, nil, err
 	}
 	return out, warnings, nil
+}
+
+// mergeNodes makes the merge on the nodes and writes the file anew.
+func (d *yamlDoc) mergeNodes(names []string, endpoints []Endpoint) ([]byte, error) {
+	changed := false
+	mirrors := d.mapping(d.root(), "mirrors")
+	for _, h := range names {
+		changed = d.mirror(mirrors, h, endpoints) || changed
+	}
+	changed = d.certificates(endpoints) || changed
+	if !changed {
+		return d.data, nil
+	}
+	return d.encode()
 }
 
 // registries are the names that must lead to the mirror. A specific entry, and a configs entry with TLS or
@@ -67,13 +75,13 @@ func (d *yamlDoc) registries(endpoints []Endpoint, hosts []string) []string {
 }
 
 // mapping is the mapping below key, made if it is missing or empty.
-func (d *yamlDoc) mapping(n *yaml.Node, key string, want bool) *yaml.Node {
+func (d *yamlDoc) mapping(n *yaml.Node, key string) *yaml.Node {
 	v := child(n, key)
-	if v == nil && want {
+	if v == nil {
 		v = &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map"}
 		n.Content = append(n.Content, str(key), v)
 	}
-	if v != nil && isNull(v) && want {
+	if isNull(v) {
 		toMapping(v)
 	}
 	return v
@@ -82,10 +90,10 @@ func (d *yamlDoc) mapping(n *yaml.Node, key string, want bool) *yaml.Node {
 // toMapping makes a null a mapping; its comments stay.
 func toMapping(n *yaml.Node) { n.Kind, n.Tag, n.Value, n.Style = yaml.MappingNode, "!!map", "", 0 }
 
-// str is a key or value; yaml quotes what must be quoted, and addresses are always quoted.
+// str is a key or value, quoted unless that is never needed.
 func str(s string) *yaml.Node {
 	n := &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: s}
-	if s != "mirrors" && s != "configs" && s != "endpoint" && s != "tls" && s != "ca_file" {
+	if !plainKey.MatchString(s) {
 		n.Style = yaml.DoubleQuotedStyle
 	}
 	return n
@@ -93,7 +101,7 @@ func str(s string) *yaml.Node {
 
 // mirror puts the endpoints first for one registry and says whether that changed anything.
 func (d *yamlDoc) mirror(mirrors *yaml.Node, host string, endpoints []Endpoint) bool {
-	entry := d.mapping(mirrors, host, true)
+	entry := d.mapping(mirrors, host)
 	list := child(entry, "endpoint")
 	if list != nil && leads(list, endpoints) {
 		return false
@@ -148,7 +156,7 @@ func (d *yamlDoc) certificates(endpoints []Endpoint) bool {
 		if e.CA == "" {
 			continue
 		}
-		tls := d.mapping(d.mapping(d.mapping(d.root(), "configs", true), e.Host(), true), "tls", true)
+		tls := d.mapping(d.mapping(d.mapping(d.root(), "configs"), e.Host()), "tls")
 		if child(tls, "ca_file") == nil {
 			tls.Content = append(tls.Content, str("ca_file"), str(e.CA))
 			changed = true
@@ -190,8 +198,9 @@ func (d *yamlDoc) encode() ([]byte, error) {
 // style finds the indentation of mappings, and whether lists stand below their key without any.
 func (d *yamlDoc) style() (indent int, compact bool) {
 	indent = 2
-	for _, kv := range pairs(d.root()) {
-		if v := kv[1]; v.Kind == yaml.MappingNode && v.Style&yaml.FlowStyle == 0 && len(v.Content) > 0 && v.Line > kv[0].Line {
+	mirrors, value := entry(d.root(), "mirrors")
+	for _, kv := range append([][2]*yaml.Node{{mirrors, value}}, pairs(d.root())...) {
+		if v := kv[1]; v != nil && v.Kind == yaml.MappingNode && v.Style&yaml.FlowStyle == 0 && len(v.Content) > 0 && v.Line > kv[0].Line {
 			indent = max(2, min(9, v.Content[0].Column-kv[0].Column))
 			break
 		}
@@ -216,10 +225,11 @@ func verifyMerge(file string, before map[string]any, out []byte, names []string,
 	if err != nil {
 		return err
 	}
-	if err := expectMerge(before, names, endpoints); err != nil {
+	want, _ := cloneValue(before).(map[string]any)
+	if err := expectMerge(want, names, endpoints); err != nil {
 		return fmt.Errorf("%s: %w", file, err)
 	}
-	if !reflect.DeepEqual(before, after) {
+	if !reflect.DeepEqual(want, after) {
 		return newDiag(idYAMLShape, diag.Where{File: file}, "edgeprep cannot add to this file without changing more than it should", "",
 			`add the mirror as the first endpoint of every entry by hand, and as "*"`)
 	}
