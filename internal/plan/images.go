@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
 
@@ -114,13 +115,9 @@ func PinName(n resource.ImageName) string {
 
 func (b *builder) cached(id string, s resource.ImageSet) (*Change, error) {
 	want := wantedImages(s)
-	has := b.believe(id)
-	if b.opts.Cache != nil {
-		c, err := b.opts.Cache(b.ctx, s.Cache)
-		if err != nil {
-			return nil, fmt.Errorf("open the mirror's cache %s: %w", s.Cache, err)
-		}
-		has = c.Has
+	has, err := b.cache(id, s.Cache)
+	if err != nil {
+		return nil, err
 	}
 	var missing []resource.ImageName
 	for _, n := range want {
@@ -136,6 +133,21 @@ func (b *builder) cached(id string, s resource.ImageSet) (*Change, error) {
 		return nil, nil
 	}
 	return importChange(s, missing, want, nil, "the mirror's cache"), nil
+}
+
+// cache answers what the cache holds; one that does not exist holds nothing.
+func (b *builder) cache(id, root string) (func(context.Context, string, string) (bool, error), error) {
+	if _, err := b.fs.Stat(root); errors.Is(err, fs.ErrNotExist) {
+		return func(context.Context, string, string) (bool, error) { return false, nil }, nil
+	}
+	if b.opts.Cache == nil {
+		return b.believe(id), nil
+	}
+	c, err := b.opts.Cache(b.ctx, root)
+	if err != nil {
+		return nil, fmt.Errorf("open the mirror's cache %s: %w", root, err)
+	}
+	return c.Has, nil
 }
 
 // believe answers from the ledger.
