@@ -17,38 +17,12 @@ import (
 	"github.com/edgeprep/edgeprep/distros"
 	"github.com/edgeprep/edgeprep/internal/diag"
 	"github.com/edgeprep/edgeprep/internal/host"
-	"github.com/edgeprep/edgeprep/internal/host/local"
+	"github.com/edgeprep/edgeprep/internal/host/hosttest"
 )
 
 var update = flag.Bool("update", false, "write the goldens")
 
 const trees = "../../testdata/distros"
-
-// node is a host.Reader over a tree in a temporary directory. The comment of the txtar file says what a tree
-// cannot: "version PATH TEXT", "active UNIT", "arch ARCH".
-type node struct {
-	host.Reader
-	versions map[string]string
-	active   map[string]bool
-	arch     string
-}
-
-func (n *node) Units() host.UnitReader { return n }
-
-func (n *node) Unit(_ context.Context, name string) (host.Unit, error) {
-	if n.active[name] {
-		return host.Unit{Name: name, Load: "loaded", Enabled: "enabled", Active: "active"}, nil
-	}
-	return host.Unit{}, host.ErrUnavailable
-}
-
-func (n *node) Facts(context.Context) (host.Facts, error) {
-	return host.Facts{OS: "linux", Arch: n.arch}, nil
-}
-
-func (n *node) BinaryVersion(_ context.Context, p string, _ ...string) (string, error) {
-	return n.versions[p], nil
-}
 
 func load(t *testing.T) Descriptors {
 	t.Helper()
@@ -59,61 +33,27 @@ func load(t *testing.T) Descriptors {
 	return set
 }
 
-func fromTree(t *testing.T, file string) *node {
+// fromTree makes a node of a tree. The comment of the txtar file says what files cannot: "version PATH TEXT",
+// "active UNIT", "arch ARCH".
+func fromTree(t *testing.T, file string) *hosttest.Node {
 	t.Helper()
 	a, err := txtar.ParseFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return fromArchive(t, a)
-}
-
-func fromArchive(t *testing.T, a *txtar.Archive) *node {
-	t.Helper()
-	dir := t.TempDir()
-	for _, f := range a.Files {
-		place(t, dir, f)
-	}
-	h, err := local.New(local.Options{Root: dir})
-	if err != nil {
-		t.Fatal(err)
-	}
-	n := &node{Reader: local.ReadOnly(h), versions: map[string]string{}, active: map[string]bool{}, arch: "amd64"}
+	n := hosttest.FromTxtar(t, file)
 	for _, line := range strings.Split(string(a.Comment), "\n") {
 		f := strings.SplitN(line, " ", 3)
 		switch f[0] {
 		case "version":
-			n.versions[f[1]] = f[2]
+			n.Versions[f[1]] = f[2]
 		case "active":
-			n.active[f[1]] = true
+			n.UnitState().SetActive(f[1], "active")
 		case "arch":
-			n.arch = f[1]
+			n.Info.Arch = f[1]
 		}
 	}
 	return n
-}
-
-// place makes one entry: "path", "path mode=0755", "path/", "path -> target".
-func place(t *testing.T, dir string, f txtar.File) {
-	t.Helper()
-	name, target, link := strings.Cut(f.Name, " -> ")
-	name, _, _ = strings.Cut(name, " ")
-	p := filepath.Join(dir, name)
-	if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	var err error
-	switch {
-	case link:
-		err = os.Symlink(target, p)
-	case strings.HasSuffix(f.Name, "/"):
-		err = os.MkdirAll(p, 0o755)
-	default:
-		err = os.WriteFile(p, f.Data, 0o644)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
 }
 
 func golden(t *testing.T, file string, got []byte) {
@@ -145,7 +85,7 @@ func TestTrees(t *testing.T) {
 		for _, file := range files {
 			t.Run(d.ID+"/"+filepath.Base(file), func(t *testing.T) {
 				t.Parallel()
-				n := fromTree(t, file)
+				n := hosttest.NoWrites(fromTree(t, file))
 				for _, other := range set {
 					c, err := look(t.Context(), n, other)
 					if err != nil || c.present != (other.ID == d.ID) {
@@ -162,6 +102,43 @@ func TestTrees(t *testing.T) {
 				}
 				golden(t, strings.TrimSuffix(file, ".txtar")+".json", append(data, '\n'))
 			})
+		}
+	}
+}
+
+// noSystemd is a node whose systemd cannot be asked.
+type noSystemd struct{ host.Reader }
+
+func (n noSystemd) Units() host.UnitReader { return n }
+
+func (noSystemd) Unit(context.Context, string) (host.Unit, error) {
+	return host.Unit{}, host.ErrUnavailable
+}
+
+// Without a systemd to ask, the files tell the same, but for what runs.
+func TestTreesWithoutSystemd(t *testing.T) {
+	t.Parallel()
+	set := load(t)
+	files, err := filepath.Glob(trees + "/k*/*.txtar")
+	if err != nil || len(files) == 0 {
+		t.Fatal("no trees", err)
+	}
+	for _, file := range files {
+		n := fromTree(t, file)
+		with, err := Detect(t.Context(), n, set, Options{})
+		if err != nil {
+			t.Fatal(file, err)
+		}
+		without, err := Detect(t.Context(), noSystemd{n}, set, Options{})
+		if err != nil {
+			t.Fatal(file, err)
+		}
+		for i := range with.Evidence {
+			with.Evidence[i].Value = strings.Replace(with.Evidence[i].Value, ", active", "", 1)
+		}
+		with.Fingerprint, without.Fingerprint = "", ""
+		if diff := cmp.Diff(with, without); diff != "" {
+			t.Errorf("%s (-with systemd +without):\n%s", file, diff)
 		}
 	}
 }
@@ -231,7 +208,7 @@ func TestOverrides(t *testing.T) {
 	if got.Version != "v1.32.2+k3s1" || !strings.Contains(notes, "v1.36.3+k3s1") {
 		t.Errorf("version %s, notes %s", got.Version, notes)
 	}
-	n.versions = nil
+	n.Versions = nil
 	got, err = Detect(t.Context(), n, set, Options{Version: "v1.36.3+k3s1"})
 	if err != nil || got.Version != "v1.36.3+k3s1" || !got.Gates.ImportCache || got.Preload.CacheFile != ".cache.json" {
 		t.Errorf("%+v, %v", got, err)
@@ -254,7 +231,7 @@ func TestStageIsOutsideOfWatchedPrefix(t *testing.T) {
 
 func TestFingerprint(t *testing.T) {
 	t.Parallel()
-	detect := func(change func(*node)) string {
+	detect := func(change func(*hosttest.Node)) string {
 		n := fromTree(t, trees+"/k3s/server.txtar")
 		change(n)
 		got, err := Detect(t.Context(), n, load(t), Options{})
@@ -263,9 +240,9 @@ func TestFingerprint(t *testing.T) {
 		}
 		return got.Fingerprint
 	}
-	a := detect(func(*node) {})
-	b := detect(func(*node) {})
-	c := detect(func(n *node) { n.versions["/usr/local/bin/k3s"] = "k3s version v1.36.4+k3s1" })
+	a := detect(func(*hosttest.Node) {})
+	b := detect(func(*hosttest.Node) {})
+	c := detect(func(n *hosttest.Node) { n.Versions["/usr/local/bin/k3s"] = "k3s version v1.36.4+k3s1" })
 	if a == "" || a != b || a == c {
 		t.Errorf("same node: %s, %s; another version: %s", a, b, c)
 	}
@@ -281,7 +258,7 @@ func TestVersionError(t *testing.T) {
 	}
 }
 
-type failingVersion struct{ *node }
+type failingVersion struct{ host.Reader }
 
 func (failingVersion) BinaryVersion(context.Context, string, ...string) (string, error) {
 	return "", errors.New("exec format error")

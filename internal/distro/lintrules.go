@@ -107,7 +107,7 @@ func (l *linter) settings() {
 		for i, src := range s.From {
 			l.source(src, append(p, "from", strconv.Itoa(i)))
 		}
-		if chain := l.cycle(name, nil); chain != nil {
+		if chain := l.cycle(name, nil); len(chain) > 1 && chain[len(chain)-1] == name {
 			l.at("CFG-105", "settings depend on each other: "+strings.Join(chain, ", "), "give one of them a default without placeholders", p...)
 		}
 	}
