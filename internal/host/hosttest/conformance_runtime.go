@@ -410,7 +410,7 @@ func runtimeRemoveImage(t *testing.T, r RuntimeUnderTest) {
 func runtimeBlobs(t *testing.T, r RuntimeUnderTest) {
 	ctx := context.Background()
 	m := r.image(t, "")
-	absent := digestOf([]byte(t.Name()))
+	absent := Digest([]byte(t.Name()))
 	r.wantBlobs(t, false, host.Descriptor{Digest: absent})
 	if rc, err := r.Control.OpenBlob(ctx, absent); err == nil {
 		rc.Close()
@@ -424,7 +424,7 @@ func runtimeBlobs(t *testing.T, r RuntimeUnderTest) {
 		}
 		b, err := io.ReadAll(rc)
 		rc.Close()
-		if err != nil || digestOf(b) != d.Digest {
+		if err != nil || Digest(b) != d.Digest {
 			t.Errorf("blob %s: other bytes, %v", d.Digest, err)
 		}
 	}

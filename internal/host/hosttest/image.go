@@ -77,7 +77,7 @@ func (m *MemImage) addPlatform(spec ImageSpec, platform string) host.Descriptor 
 	var layers []any
 	for _, f := range files {
 		plain := tarOf(f)
-		diffs = append(diffs, digestOf(plain))
+		diffs = append(diffs, Digest(plain))
 		d := m.add(typeLayer, gzipOf(plain))
 		m.Layers[platform] = append(m.Layers[platform], d)
 		layers = append(layers, descriptorJSON(d))
@@ -103,7 +103,7 @@ func (m *MemImage) addJSON(mediaType string, v any) host.Descriptor {
 }
 
 func (m *MemImage) add(mediaType string, b []byte) host.Descriptor {
-	d := host.Descriptor{MediaType: mediaType, Digest: digestOf(b), Size: int64(len(b))}
+	d := host.Descriptor{MediaType: mediaType, Digest: Digest(b), Size: int64(len(b))}
 	if _, ok := m.Blobs[d.Digest]; !ok {
 		m.Order = append(m.Order, d)
 	}
@@ -124,7 +124,8 @@ func descriptorJSON(d host.Descriptor) map[string]any {
 	return out
 }
 
-func digestOf(b []byte) string {
+// Digest is the sha256 digest of content, "sha256:...".
+func Digest(b []byte) string {
 	sum := sha256.Sum256(b)
 	return "sha256:" + hex.EncodeToString(sum[:])
 }

@@ -46,7 +46,7 @@ func (r *Runtime) content(ctx context.Context, src host.ImageSource, opts host.I
 		if err != nil {
 			return err
 		}
-		if digestOf(b) != d.Digest || int64(len(b)) != d.Size {
+		if Digest(b) != d.Digest || int64(len(b)) != d.Size {
 			return fmt.Errorf("blob %s: unexpected content of %d bytes", d.Digest, len(b))
 		}
 		r.with(func() { r.blobs[d.Digest] = b })
