@@ -122,7 +122,7 @@ func (s *Store) judge(b *blob, got digest.Digest) error {
 
 // setAside moves a bad blob to quarantine, if that is possible and nobody is still writing it.
 func (s *Store) setAside(d digest.Digest, key fileKey) {
-	if s.readOnly || !key.settled(settleTime) {
+	if s.readOnly || !key.settled(s.settle) {
 		return
 	}
 	w, err := s.writer()

@@ -38,7 +38,8 @@ type Store struct {
 	records *lru[string, knownRecord] // reference files by path
 	reports *lru[string, Foreign]     // files that could not be used, by path
 
-	hook func(step string) // told before each step of a write; tests kill the process there
+	settle time.Duration     // see settleTime; tests have it shorter
+	hook   func(step string) // told before each step of a write; tests kill the process there
 
 	flights flights
 	ctx     context.Context // ends the hashing in the background
@@ -70,7 +71,7 @@ func Open(dir string, opts Options) (*Store, error) {
 	s := &Store{
 		dir: dir, readOnly: opts.ReadOnly, log: opts.Logger,
 		bodies: newLRU[string, body](maxBodies), records: newLRU[string, knownRecord](maxRecords),
-		reports: newLRU[string, Foreign](maxReports), hook: func(string) {},
+		reports: newLRU[string, Foreign](maxReports), settle: settleTime, hook: func(string) {},
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
