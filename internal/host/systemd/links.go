@@ -141,7 +141,7 @@ func (o *OfflineUnits) enable(ctx context.Context, u *unitFile) error {
 		if a == u.name {
 			continue
 		}
-		if err := o.link(ctx, path.Join(configDir, a), u.fragment); err != nil {
+		if err := o.link(ctx, path.Join(configDir, a), u.file); err != nil {
 			return err
 		}
 	}
@@ -163,7 +163,7 @@ func (o *OfflineUnits) pull(ctx context.Context, u *unitFile, by, suffix string)
 			return fmt.Errorf("enable %s: %w", u.name, err)
 		}
 	}
-	return o.link(ctx, path.Join(dir, u.name), u.fragment)
+	return o.link(ctx, path.Join(dir, u.name), u.file)
 }
 
 func (o *OfflineUnits) mkdir(ctx context.Context, dir string) error {

@@ -46,7 +46,8 @@ func Offline(fsys host.FS, files host.FileWriter) *OfflineUnits {
 type unitFile struct {
 	name     string
 	fragment string // path in the search path; empty: not found
-	target   string // of the fragment when it is a link to something else than its own name
+	target   string // name that the fragment links to, when it is another than its own
+	file     string // what links to the unit name: the fragment, or where it was linked from
 	masked   bool
 	dropIns  []string
 	install  install
@@ -85,7 +86,7 @@ func (o *OfflineUnits) find(name string) (*unitFile, error) {
 			if err != nil {
 				return nil, fmt.Errorf("unit %s: %w", name, err)
 			}
-			u.fragment = info.Path
+			u.fragment, u.file = info.Path, info.Path
 			return u, o.load(u, info)
 		}
 	}
@@ -114,6 +115,9 @@ func (o *OfflineUnits) load(u *unitFile, info host.FileInfo) error {
 		if path.Base(info.Target) != u.name {
 			u.target = path.Base(info.Target)
 		}
+		if u.file = info.Target; !path.IsAbs(u.file) {
+			u.file = path.Join(path.Dir(u.fragment), info.Target)
+		}
 	}
 	content, err := o.fs.ReadFile(u.fragment, maxUnitFile)
 	if err != nil {
@@ -128,6 +132,9 @@ func (o *OfflineUnits) load(u *unitFile, info host.FileInfo) error {
 		return err
 	}
 	for _, d := range u.dropIns {
+		if !ownDropIn(u.name, d) {
+			continue
+		}
 		content, err := o.fs.ReadFile(d, maxUnitFile)
 		if err != nil {
 			return fmt.Errorf("unit %s: %w", u.name, err)
@@ -171,6 +178,18 @@ func (o *OfflineUnits) readable(found map[string]string) []string {
 	}
 	slices.SortFunc(out, func(a, b string) int { return strings.Compare(path.Base(a), path.Base(b)) })
 	return out
+}
+
+// ownDropIn says whether a drop-in's [Install] counts: only those of the unit or its template do, as far as
+// systemd 252 goes.
+func ownDropIn(name, file string) bool {
+	dir := path.Base(path.Dir(file))
+	for _, f := range fragmentNames(name) {
+		if dir == f+".d" {
+			return true
+		}
+	}
+	return false
 }
 
 // dropInDirs are the names of a unit's drop-in directories, the most specific first: a-b.service.d,

@@ -3,6 +3,7 @@ package systemd
 import (
 	"fmt"
 	"path"
+	"regexp"
 	"strings"
 )
 
@@ -105,13 +106,16 @@ func expand(s, unit string) (string, error) {
 // checkName refuses what is no name of a unit, before it becomes part of a path.
 func checkName(name string) error {
 	switch {
-	case len(name) > 255 || strings.ContainsAny(name, "/\x00") || !validTypes[path.Ext(name)] || strings.HasPrefix(name, "."):
+	case len(name) > 255 || !nameChars.MatchString(name) || !validTypes[path.Ext(name)] || strings.HasPrefix(name, "."):
 		return fmt.Errorf("%q is not the name of a unit", name)
 	case strings.Contains(name, "@."):
 		return fmt.Errorf("unit %s: a template has no state; name an instance of it", name)
 	}
 	return nil
 }
+
+// nameChars: systemd.unit(5), "valid unit names".
+var nameChars = regexp.MustCompile(`^[A-Za-z0-9:_.\\@-]+$`)
 
 var validTypes = map[string]bool{
 	".service": true, ".socket": true, ".target": true, ".mount": true, ".automount": true, ".timer": true,
