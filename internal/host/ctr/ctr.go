@@ -30,6 +30,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/edgeprep/edgeprep/internal/host"
@@ -105,7 +106,9 @@ func (r *Runtime) wrap(ctx context.Context, what string, err error) error {
 	if err == nil {
 		return nil
 	}
-	err = errgrpc.ToNative(err)
+	if _, raw := status.FromError(err); raw {
+		err = errgrpc.ToNative(err) // which forgets what is no status
+	}
 	// Nothing else here answers so: the one lock of containerd's that does is on names that are ours alone.
 	if errdefs.IsUnavailable(err) && ctx.Err() == nil {
 		return fmt.Errorf("containerd: %s: %w: %w", what, err, host.ErrUnavailable)

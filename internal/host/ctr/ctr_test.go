@@ -51,16 +51,20 @@ func archive(t testing.TB, s *imagetest.Set, f imagetest.Form) host.ImageSource 
 
 func open(t testing.TB, path string) host.ImageSource {
 	t.Helper()
-	node, err := local.New(local.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	src, err := preload.Open(t.Context(), node.FS(), path)
+	src, err := openArchive(t.Context(), path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = src.Close() })
 	return src
+}
+
+func openArchive(ctx context.Context, path string) (host.ImageSource, error) {
+	node, err := local.New(local.Options{})
+	if err != nil {
+		return nil, err
+	}
+	return preload.Open(ctx, node.FS(), path)
 }
 
 func records(t testing.TB, r *ctr.Runtime) map[string]host.Image {

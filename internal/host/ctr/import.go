@@ -48,12 +48,12 @@ func (r *Runtime) Import(ctx context.Context, src host.ImageSource, opts host.Im
 		r: r, s: s, src: src, opts: opts, platform: platform, sn: r.snapshotter(opts.Snapshotter),
 		meta: newMetadata(s.content, src), meter: newMeter(opts.Progress),
 	}
-	if err := s.removeStale(ctx); err != nil {
-		return host.ImportReport{}, r.wrap(ctx, "clean up after an earlier import", err)
-	}
 	todo, err := im.survey(ctx)
-	if err != nil || len(todo) == 0 {
+	if err != nil {
 		return im.report, err
+	}
+	if len(todo) == 0 {
+		return im.report, im.removeStale(ctx)
 	}
 	err = im.run(ctx, todo)
 	im.report.Bytes = im.meter.sent()
@@ -102,12 +102,20 @@ func (im *importer) run(ctx context.Context, todo []*tree) (err error) {
 	if err != nil {
 		return err
 	}
+	// Only now: what a killed import sent of these images is under the new lease and stays.
+	if err := im.removeStale(ctx); err != nil {
+		return err
+	}
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return im.send(gctx, send) })
 	for _, line := range lines(todo, im.r.writers()) {
 		g.Go(func() error { return im.finishAll(gctx, line) })
 	}
 	return g.Wait()
+}
+
+func (im *importer) removeStale(ctx context.Context) error {
+	return im.r.wrap(ctx, "clean up after an earlier import", im.s.removeStale(ctx))
 }
 
 // closeLease waits for the collection of what a failed import left, so that a full disk has its room back.

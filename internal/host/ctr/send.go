@@ -87,14 +87,19 @@ func (im *importer) sendInOrder(ctx context.Context, blobs []ocispec.Descriptor)
 		_, ok := wanted[d.Digest]
 		return ok
 	}
+	var failed error // ours, not the source's
 	err := im.src.Each(ctx, want, func(d host.Descriptor, r io.Reader) error {
 		desc, ok := wanted[d.Digest]
 		if !ok { // given twice
 			return nil
 		}
 		delete(wanted, d.Digest)
-		return im.write(ctx, desc, r)
+		failed = im.write(ctx, desc, r)
+		return failed
 	})
+	if failed != nil {
+		return failed
+	}
 	if err != nil {
 		return im.explain(ctx, "", &sourceError{err})
 	}
@@ -151,6 +156,9 @@ func (m *measured) blame(desc ocispec.Descriptor, err error) error {
 	case errdefs.IsFailedPrecondition(err):
 		// core/content: more bytes than the size, or another digest at the commit.
 		return &corruptError{digest: desc.Digest, err: err}
+	case errors.Is(err, io.EOF):
+		// grpc.ClientStream.SendMsg says no more than that when the other side is gone.
+		return fmt.Errorf("send %s: containerd hung up: %w", desc.Digest, errdefs.ErrUnavailable)
 	}
 	return fmt.Errorf("send %s: %w", desc.Digest, err)
 }

@@ -5,6 +5,8 @@ package critest
 import (
 	"context"
 	"fmt"
+	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
@@ -13,6 +15,7 @@ import (
 
 	"github.com/edgeprep/edgeprep/internal/host"
 	"github.com/edgeprep/edgeprep/internal/host/socket"
+	"github.com/edgeprep/edgeprep/test/binaries"
 )
 
 // Kubelet plays kubelet at an endpoint.
@@ -130,4 +133,24 @@ func (p *Pod) Remove(ctx context.Context) error {
 	}
 	_, err := p.k.runtime.RemovePodSandbox(ctx, &runtimeapi.RemovePodSandboxRequest{PodSandboxId: p.id})
 	return err
+}
+
+// PauseProgram builds the static program that test images run, test/pause.
+func PauseProgram(t testing.TB) []byte {
+	t.Helper()
+	root, err := binaries.Root()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := filepath.Join(t.TempDir(), "pause")
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", out, "./test/pause")
+	cmd.Dir, cmd.Env = root, append(os.Environ(), "CGO_ENABLED=0")
+	if msg, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("build test/pause: %v\n%s", err, msg)
+	}
+	b, err := os.ReadFile(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
 }

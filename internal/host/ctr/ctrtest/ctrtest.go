@@ -52,6 +52,7 @@ type Daemon struct {
 // Options say how a daemon is configured.
 type Options struct {
 	Sandbox string // the pause image; empty: containerd's default, which is not there
+	Disk    string // size of a file system of its own for Root ("64m"); empty: none
 	Prepare func(config string) string
 }
 
@@ -60,6 +61,9 @@ type Option func(*Options)
 
 // WithSandbox sets the pause image.
 func WithSandbox(ref string) Option { return func(o *Options) { o.Sandbox = ref } }
+
+// WithDisk puts the daemon's root on a tmpfs of that size ("64m"), to fill it up.
+func WithDisk(size string) Option { return func(o *Options) { o.Disk = size } }
 
 // WithConfig lets a test change the text of config.toml before the daemon starts.
 func WithConfig(edit func(config string) string) Option {
@@ -99,6 +103,11 @@ func Start(t testing.TB, version string, opts ...Option) *Daemon {
 		t.Fatal(err)
 	}
 	t.Cleanup(d.cleanUp)
+	if o.Disk != "" {
+		if err := unix.Mount("tmpfs", d.Root, "tmpfs", 0, "size="+o.Disk); err != nil {
+			t.Fatalf("mount a tmpfs: %v", err)
+		}
+	}
 	if err := d.configure(o); err != nil {
 		t.Fatal(err)
 	}
