@@ -300,7 +300,9 @@ func (p *planner) missing(names []string) {
 		p.note("", what, fix)
 		return
 	}
-	p.refuse(problem(idMissing, "", what, "without an uplink nothing else can bring them", fix))
+	d := problem(idMissing, "", what, "without an uplink nothing else can bring them", fix)
+	d.Where.Key = "images.required"
+	p.refuse(d)
 }
 
 // sandbox: without the pause image no pod starts, whatever else is there.

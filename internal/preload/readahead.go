@@ -36,13 +36,13 @@ type chunk struct {
 }
 
 // newReadAhead starts reading src. also gets every byte, in order; report, how many there were.
-func newReadAhead(src io.Reader, also io.Writer, report func(int64)) *readAhead {
+func newReadAhead(src *io.SectionReader, also io.Writer, report func(int64)) *readAhead {
 	r := &readAhead{
 		ready: make(chan *chunk, chunks), digest: make(chan *chunk, chunks), free: make(chan *chunk, chunks),
 		stop: make(chan struct{}), hash: sha256.New(),
 	}
-	for range chunks {
-		r.free <- &chunk{buf: make([]byte, chunkSize)}
+	for left := src.Size(); len(r.free) < chunks; left -= chunkSize {
+		r.free <- &chunk{buf: make([]byte, max(1, min(left, chunkSize)))} // small files need little
 	}
 	r.wg.Go(func() { r.read(src, report) })
 	r.wg.Go(func() { r.sum(also) })

@@ -39,7 +39,7 @@ func sum(ctx context.Context, name string, r io.Reader, want measures) (sums, er
 	if want.diff && s.packed != Plain && !isClaimed {
 		s.diff, size, err = copyUnpacked(ctx, io.MultiWriter(hash, tail), content, s.packed)
 	} else {
-		size, err = io.CopyBuffer(io.MultiWriter(hash, tail), onlyReader{content}, make([]byte, 256<<10))
+		size, err = io.Copy(io.MultiWriter(hash, tail), content)
 	}
 	if err != nil {
 		return s, err
@@ -121,6 +121,3 @@ func (t *tailWriter) Write(p []byte) (int, error) {
 }
 
 func (t *tailWriter) bytes() []byte { return t.b[4-t.n:] }
-
-// onlyReader hides WriteTo, so that io.CopyBuffer uses its buffer.
-type onlyReader struct{ io.Reader }

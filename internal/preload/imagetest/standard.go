@@ -6,6 +6,7 @@ type Options struct {
 	Random      int         // percent of it that does not compress; 0: 50
 	Compression Compression // of layers; the zero value is Plain
 	Platforms   []string    // nil: linux/amd64 and linux/arm64
+	Pause       string      // name of the pause image; empty: PauseName
 	// Binary is a static program, say busybox, for the first platform. With it the set has ShellName too,
 	// an image that a container can be started from.
 	Binary []byte
@@ -29,7 +30,7 @@ func Standard(o Options) (*Set, error) {
 	base := o.layer("base")
 	base.Files = []File{{Path: "etc/os-release", Mode: 0o644, Content: []byte("ID=edge\n")}}
 	specs := []ImageSpec{
-		{Names: []string{PauseName}, Layers: []LayerSpec{{
+		{Names: []string{o.Pause}, Layers: []LayerSpec{{
 			Seed: "pause", Size: 1024, Random: o.Random, Compression: o.Compression,
 		}}},
 		{Names: []string{WebName, WebAlias}, Layers: []LayerSpec{base, o.layer("web")}},
@@ -48,6 +49,9 @@ func Standard(o Options) (*Set, error) {
 func (o Options) withDefaults() Options {
 	if o.LayerSize == 0 {
 		o.LayerSize = 64 << 10
+	}
+	if o.Pause == "" {
+		o.Pause = PauseName
 	}
 	if o.Random == 0 {
 		o.Random = 50
