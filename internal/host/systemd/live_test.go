@@ -1,0 +1,103 @@
+package systemd_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/edgeprep/edgeprep/internal/host"
+	"github.com/edgeprep/edgeprep/internal/host/hosttest"
+	"github.com/edgeprep/edgeprep/internal/host/local"
+	"github.com/edgeprep/edgeprep/internal/host/systemd"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// running gives the host of the running systemd. Only a machine that may be changed says so by its environment.
+func running(t *testing.T) *local.Host {
+	t.Helper()
+	if !systemd.Running() || os.Geteuid() != 0 || os.Getenv("EDGEPREP_TEST_SYSTEMD") == "" {
+		t.Skip("needs root, a running systemd, and EDGEPREP_TEST_SYSTEMD=1 to say that its units may be changed")
+	}
+	h, err := local.New(local.Options{Units: func(fsys host.FS, w host.FileWriter) local.Units { return systemd.Units(fsys, w) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+func TestUnitsConformanceLive(t *testing.T) {
+	h := running(t)
+	hosttest.UnitsConformance(t, func(*testing.T) hosttest.UnitsUnderTest {
+		return hosttest.UnitsUnderTest{Reader: h.Units(), Control: h.UnitControl(), FS: h.FS(), Files: h.Files(), Running: true}
+	})
+}
+
+// TestJobTimeout: a job that does not end is given up with the context, and the error says where to look.
+func TestJobTimeout(t *testing.T) {
+	h := running(t)
+	const file, name = "/run/systemd/system/edgeprep-slow.service", "edgeprep-slow.service"
+	bg := context.Background()
+	text := "[Service]\nType=oneshot\nTimeoutStartSec=60\nExecStart=/bin/sleep 60\n"
+	if err := h.Files().Write(bg, file, []byte(text), host.Meta{Mode: 0o644}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := errors.Join(h.UnitControl().Stop(bg, name), h.Files().Remove(bg, file), h.UnitControl().Reload(bg)); err != nil {
+			t.Error(err)
+		}
+	})
+	ctx, cancel := context.WithTimeout(bg, 300*time.Millisecond)
+	defer cancel()
+	err := h.UnitControl().Start(ctx, name)
+	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "systemctl") {
+		t.Errorf("a job that does not end: %v", err)
+	}
+	if u, err := h.Units().Unit(bg, name); err != nil || u.Active != "activating" || !u.Running() {
+		t.Errorf("meanwhile: %+v %v", u, err)
+	}
+}
+
+// TestDependencyFails: the error of a job tells a failed requirement from a failure of its own.
+func TestDependencyFails(t *testing.T) {
+	h := running(t)
+	bg := context.Background()
+	files := map[string]string{
+		"/run/systemd/system/edgeprep-needs.service":  "[Unit]\nRequires=edgeprep-broken.service\nAfter=edgeprep-broken.service\n[Service]\nType=oneshot\nExecStart=/bin/true\n",
+		"/run/systemd/system/edgeprep-broken.service": "[Service]\nType=oneshot\nExecStart=/bin/false\n",
+	}
+	for p, text := range files {
+		if err := h.Files().Write(bg, p, []byte(text), host.Meta{Mode: 0o644}); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = h.Files().Remove(bg, p) })
+	}
+	if err := h.UnitControl().Start(bg, "edgeprep-needs.service"); err == nil || !strings.Contains(err.Error(), "requires") {
+		t.Errorf("a failed requirement: %v", err)
+	}
+	if err := h.UnitControl().Start(bg, "edgeprep-broken.service"); err == nil || !strings.Contains(err.Error(), "journalctl -u edgeprep-broken.service") {
+		t.Errorf("a failed unit: %v", err)
+	}
+}
+
+func TestUnitsWithoutSystemd(t *testing.T) {
+	t.Parallel()
+	if systemd.Running() {
+		t.Skip("a systemd runs here")
+	}
+	h, err := local.New(local.Options{Root: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := systemd.Units(h.FS(), h.Files()).Reload(context.Background()); !errors.Is(err, host.ErrUnavailable) {
+		t.Errorf("reload: %v", err)
+	}
+	if _, err := systemd.Live(h.FS(), h.Files()).Unit(context.Background(), "a.service"); !errors.Is(err, host.ErrUnavailable) {
+		t.Errorf("no bus: %v", err)
+	}
+}
