@@ -93,6 +93,9 @@ func (e *Env) answer(ctx context.Context, r preload.Ref) Finding {
 // elsewhere looks for the image in the namespaces where it often ends up by mistake: ctr's default and
 // Docker's (CRI-01 in the catalogue of failure modes).
 func (e *Env) elsewhere(ctx context.Context, r preload.Ref) string {
+	if _, ok := e.record(r); ok {
+		return "; containerd has a record of that name, whose content CRI cannot use"
+	}
 	for _, ns := range []string{"default", "moby", "k8s.io"} {
 		ep := e.Node.Runtime.Endpoint
 		if ns == ep.Namespace {
