@@ -156,7 +156,11 @@ func (s *session) restored(goal plan.State) ([]byte, error) {
 // place puts an archive where it is read from.
 func (st *step) place(a resource.Archive) error {
 	s := st.s
-	_, err := s.files.Place(s.ctx, a.Source, a.Path, host.PlaceOptions{Stage: a.Stage, Meta: meta(*st.goal()), Size: a.Size, SHA256: a.SHA256,
+	var allow func(host.PlaceMethod) bool
+	if a.Local { // a program that is built again in place would change under the node
+		allow = noLink
+	}
+	_, err := s.files.Place(s.ctx, a.Source, a.Path, host.PlaceOptions{Allow: allow, Stage: a.Stage, Meta: meta(*st.goal()), Size: a.Size, SHA256: a.SHA256,
 		Move: a.Consume, Local: a.Local, Done: func(n int64) {
 			s.emit(progress.Event{Type: progress.StepProgress, Step: st.c.ID, Done: n, Total: a.Size})
 		}})

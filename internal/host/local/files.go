@@ -18,7 +18,9 @@ type files struct {
 	root root
 	fs   fileSystem
 	src  fileSystem // of Place's sources
-	w    atomicfile.Writer
+	// machine is the file system of this machine: edgeprep's own program lies there, not on the node.
+	machine fileSystem
+	w       atomicfile.Writer
 
 	mu    sync.Mutex
 	swept map[string]bool

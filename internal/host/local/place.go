@@ -20,14 +20,15 @@ import (
 
 // placement is one Place under way.
 type placement struct {
-	f    *files
-	src  *os.File
-	from string      // real path of the source
-	info fs.FileInfo // of the source, before
-	to   string      // real path of the destination
-	dir  string      // real path of the staging directory
-	path string      // node path of the destination
-	opts host.PlaceOptions
+	f      *files
+	src    *os.File
+	source fileSystem  // that holds the source
+	from   string      // real path of the source
+	info   fs.FileInfo // of the source, before
+	to     string      // real path of the destination
+	dir    string      // real path of the staging directory
+	path   string      // node path of the destination
+	opts   host.PlaceOptions
 }
 
 func (f *files) Place(ctx context.Context, src, dst string, opts host.PlaceOptions) (host.PlaceResult, error) {
@@ -49,11 +50,15 @@ func (f *files) placement(ctx context.Context, src, dst string, opts host.PlaceO
 	if err != nil {
 		return nil, err
 	}
-	file, err := f.src.open(src)
+	from := f.src
+	if opts.Local {
+		from = f.machine
+	}
+	file, err := from.open(src)
 	if err != nil {
 		return nil, err
 	}
-	p := &placement{f: f, src: file, to: to, path: dst, opts: opts}
+	p := &placement{f: f, source: from, src: file, to: to, path: dst, opts: opts}
 	if err := p.prepare(ctx, src); err != nil {
 		file.Close()
 		return nil, err
@@ -62,7 +67,7 @@ func (f *files) placement(ctx context.Context, src, dst string, opts host.PlaceO
 }
 
 func (p *placement) prepare(ctx context.Context, src string) (err error) {
-	if p.from, err = p.f.src.root.resolve(src, true); err != nil {
+	if p.from, err = p.source.root.resolve(src, true); err != nil {
 		return err
 	}
 	if p.from == p.to { // a Move would end with neither

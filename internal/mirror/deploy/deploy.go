@@ -5,6 +5,7 @@ package deploy
 import (
 	"fmt"
 	"path"
+	"slices"
 	"time"
 
 	"github.com/edgeprep/edgeprep/internal/distro"
@@ -65,26 +66,30 @@ func (s Service) Resources(n distro.Node, content []string) []resource.Resource 
 		out = append(out, r)
 		return r.ID
 	}
-	binDir := add(dir(path.Dir(Binary), 0o755, "", true))
-	program := add(withAfter(s.program(), binDir))
-	usersDir := add(dir(path.Dir(sysusers), 0o755, "", true))
-	users := add(withAfter(file(sysusers, sysusersConf(s.Cache), "the mirror's own account"), usersDir))
+	// within makes the directories above a path where they are missing, and says what comes after them.
+	within := func(p string) (after []string) {
+		for _, d := range above(p) {
+			id := resource.ID(resource.KindDir, d)
+			if !slices.ContainsFunc(out, func(r resource.Resource) bool { return r.ID == id }) {
+				add(withAfter(dir(d, 0o755, "", true), after...))
+			}
+			after = []string{id}
+		}
+		return after
+	}
+	program := add(withAfter(s.program(), within(Binary)...))
+	users := add(withAfter(file(sysusers, sysusersConf(s.Cache), "the mirror's own account"), within(sysusers)...))
 	account := add(resource.Resource{ID: resource.ID(resource.KindUser, Account), Kind: resource.KindUser,
 		After: []string{users}, Why: "the mirror runs without root", User: &resource.User{Name: Account, Home: s.Cache}})
-	above := []string{account}
-	for _, d := range parents(s.Cache) {
-		above = append(above, add(withAfter(dir(d, 0o755, "", true), above[1:]...)))
-	}
-	cache := add(withAfter(dir(s.Cache, 0o750, Account, false), above...))
-	unit := add(file(path.Join(unitDir, UnitName), s.unit(n.Units), "the mirror, up before "+n.Name))
+	cache := add(withAfter(dir(s.Cache, 0o750, Account, false), append(within(s.Cache), account)...))
+	unitFile := path.Join(unitDir, UnitName)
+	unit := add(withAfter(file(unitFile, s.unit(n.Units), "the mirror, up before "+n.Name), within(unitFile)...))
 	service := resource.Resource{ID: resource.ID(resource.KindUnit, UnitName), Kind: resource.KindUnit,
 		Why: "serves the cache at " + s.URL(), After: append([]string{program, account, cache, unit}, content...),
 		Unit: &resource.Unit{Name: UnitName, Enabled: true, Active: true, RestartOn: []string{unit, program}}}
 	for _, u := range n.Units {
-		d := path.Join(unitDir, u+".d")
-		after := add(dir(d, 0o755, "", true))
-		conf := withAfter(file(path.Join(d, "10-edgeprep-mirror.conf"), dropIn(u), u+" starts after the mirror"), after)
-		service.After = append(service.After, add(conf))
+		conf := path.Join(unitDir, u+".d", "10-edgeprep-mirror.conf")
+		service.After = append(service.After, add(withAfter(file(conf, dropIn(u), u+" starts after the mirror"), within(conf)...)))
 	}
 	add(service)
 	add(resource.Resource{ID: GateID(), Kind: resource.KindGate, After: []string{service.ID},
@@ -115,10 +120,10 @@ func withAfter(r resource.Resource, after ...string) resource.Resource {
 	return r
 }
 
-// parents are the directories above the cache that edgeprep may have to make; system directories are there.
-func parents(cache string) []string {
+// above are the directories over a path, from the top.
+func above(p string) []string {
 	var out []string
-	for d := path.Dir(cache); d != "/" && d != "/var/lib" && d != "/var" && d != "/srv" && d != "/opt" && d != "/mnt"; d = path.Dir(d) {
+	for d := path.Dir(p); d != "/"; d = path.Dir(d) {
 		out = append([]string{d}, out...)
 	}
 	return out

@@ -1,0 +1,94 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/edgeprep/edgeprep/internal/app"
+	"github.com/edgeprep/edgeprep/internal/check"
+	"github.com/edgeprep/edgeprep/internal/report"
+)
+
+func newCheck(g *globals) *cobra.Command {
+	var o app.CheckOptions
+	var list bool
+	var profile string
+	cmd := &cobra.Command{
+		Use:   "check [ID...]",
+		Short: "Run the checklist; the verdict is PASS, PASS-UNPROVEN or FAIL",
+		Long: "Runs the checklist on this node. It never changes the node and never needs a network.\n" +
+			"The verdict is PASS only when every required check ran and passed while egress was seen cut.\n\n" +
+			"Exit codes: 0 PASS or PASS-UNPROVEN, 3 FAIL, 4 with --strict: warnings or PASS-UNPROVEN; or a check could not run.",
+		Example: "  edgeprep check\n  edgeprep check --profile ship --deep\n  edgeprep check IMG-01 REG-01 -o json\n  edgeprep check --list",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.IDs, o.Profile = args, check.Profile(profile)
+			if list {
+				return g.listChecks()
+			}
+			return g.with(cmd.Context(), func(ctx context.Context, a *app.App) error {
+				r, err := a.Check(ctx, o)
+				if err != nil {
+					return err
+				}
+				if err := g.showCheck(r); err != nil {
+					return err
+				}
+				if code := r.ExitCode(); code != 0 {
+					return &exitError{code}
+				}
+				return nil
+			})
+		},
+		ValidArgsFunction: completeChecks,
+	}
+	f := cmd.Flags()
+	f.StringVar(&profile, "profile", "", "which checks: stage, ship, arrival or running (default: [checklist] profile, else stage)")
+	f.BoolVar(&o.Deep, "deep", false, "hash content again instead of trusting size and time")
+	f.BoolVar(&o.Strict, "strict", false, "exit 4 on warnings and on PASS-UNPROVEN")
+	f.BoolVar(&list, "list", false, "list the checks")
+	return cmd
+}
+
+func (g *globals) listChecks() error {
+	if g.json() {
+		return writeJSON(g.out, check.Catalogue())
+	}
+	return report.List(g.out, check.Catalogue())
+}
+
+func (g *globals) showCheck(r check.Report) error {
+	if g.json() {
+		return report.JSON(g.out, r)
+	}
+	return report.Text(g.out, r, report.Options{Color: g.colored(g.out), Verbose: g.verbose > 0})
+}
+
+func completeChecks(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	var ids []string
+	for _, c := range check.Catalogue() {
+		ids = append(ids, c.ID+"\t"+c.Title)
+	}
+	return ids, cobra.ShellCompDirectiveNoFileComp
+}
+
+func newExplain(g *globals) *cobra.Command {
+	return &cobra.Command{
+		Use:     "explain ID",
+		Short:   "What a check means, why it matters, how to fix what it finds",
+		Example: "  edgeprep explain REG-01",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			c, ok := check.ByID(args[0])
+			if !ok {
+				return &usageError{fmt.Errorf("there is no check %q; edgeprep check --list names them", args[0])}
+			}
+			if g.json() {
+				return writeJSON(g.out, c)
+			}
+			return report.Explain(g.out, c)
+		},
+		ValidArgsFunction: completeChecks,
+	}
+}

@@ -1,0 +1,208 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/edgeprep/edgeprep/internal/app"
+	"github.com/edgeprep/edgeprep/internal/config"
+	"github.com/edgeprep/edgeprep/internal/mirror"
+	"github.com/edgeprep/edgeprep/internal/progress"
+)
+
+func newMirror(g *globals) *cobra.Command {
+	return group(&cobra.Command{
+		Use:     "mirror",
+		Short:   "The registry mirror and its cache",
+		Example: "  edgeprep mirror load --cache /srv/cache images/*.tar\n  edgeprep mirror serve --cache /srv/cache --upstream never",
+	}, newMirrorServe(g), newMirrorLoad(g), newMirrorLs(g), newMirrorVerify(g))
+}
+
+func cacheFlag(cmd *cobra.Command, cache *string) {
+	cmd.Flags().StringVar(cache, "cache", config.DefaultCache, "directory of the cache")
+}
+
+func newMirrorServe(g *globals) *cobra.Command {
+	var c mirror.Config
+	var upstream string
+	cmd := &cobra.Command{
+		Use:     "serve",
+		Short:   "Serve the cache as a pull-only registry",
+		Example: "  edgeprep mirror serve --cache /srv/cache --listen 127.0.0.1:5000 --upstream never",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if upstream != config.UpstreamConnected && upstream != config.UpstreamNever {
+				return &usageError{fmt.Errorf("--upstream %q is not one of connected, never", upstream)}
+			}
+			c.Logger = slog.New(slog.NewTextHandler(g.err, nil))
+			if upstream == config.UpstreamConnected {
+				c.Logger.Info("this version serves what is cached and asks no upstream")
+			}
+			return mirror.Serve(cmd.Context(), c)
+		},
+	}
+	cacheFlag(cmd, &c.Cache)
+	f := cmd.Flags()
+	f.StringVar(&c.Listen, "listen", config.DefaultListen, "address to serve on")
+	f.StringVar(&upstream, "upstream", config.UpstreamConnected, "connected or never")
+	f.StringVar(&c.Admin, "admin", "", "path of the admin socket (default: none)")
+	f.StringVar(&c.DefaultRegistry, "default-registry", config.DefaultRegistry, "registry of names that say none")
+	f.StringVar(&c.TLSCert, "tls-cert", "", "certificate file (PEM)")
+	f.StringVar(&c.TLSKey, "tls-key", "", "key file (PEM)")
+	f.BoolVar(&c.AccessLog, "access-log", false, "log every request")
+	cmd.MarkFlagsRequiredTogether("tls-cert", "tls-key")
+	return cmd
+}
+
+func newMirrorLoad(g *globals) *cobra.Command {
+	var cache string
+	cmd := &cobra.Command{
+		Use:     "load PATH...",
+		Short:   "Bring images into the cache from archives, OCI layouts and folders of them",
+		Example: "  edgeprep mirror load --cache /srv/cache k3s-airgap-images-amd64.tar.zst ./layout",
+		Args:    cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			sinks, closeAll, err := g.sinks()
+			if err != nil {
+				return err
+			}
+			r, err := app.LoadCache(cmd.Context(), cache, args, progress.NewStream("", "", nil, sinks...))
+			if cerr := closeAll(); err == nil {
+				err = cerr
+			}
+			if g.json() && err == nil {
+				return writeJSON(g.out, r)
+			}
+			for _, i := range r.Images {
+				fmt.Fprintf(g.out, "%-8s %s@%s\n", i.Status, i.Reference, i.Digest)
+			}
+			return err
+		},
+	}
+	cacheFlag(cmd, &cache)
+	return cmd
+}
+
+func newMirrorLs(g *globals) *cobra.Command {
+	var cache string
+	cmd := &cobra.Command{
+		Use:     "ls",
+		Short:   "List the references in the cache",
+		Example: "  edgeprep mirror ls --cache /srv/cache -o json",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s, err := mirror.Open(cache, mirror.Options{ReadOnly: true})
+			if err != nil {
+				return err
+			}
+			defer s.Close()
+			list, err := s.List(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if g.json() {
+				return writeJSON(g.out, list)
+			}
+			return writeEntries(g.out, list)
+		},
+	}
+	cacheFlag(cmd, &cache)
+	return cmd
+}
+
+func writeEntries(w io.Writer, list []mirror.Entry) error {
+	tw := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(tw, "REFERENCE\tDIGEST\tSIZE\tCOMPLETE\tPLATFORMS")
+	for _, e := range list {
+		have, platforms := 0, ""
+		for _, p := range e.Platforms {
+			if p.Complete {
+				have++
+				platforms += " " + p.Platform
+			}
+		}
+		state := fmt.Sprintf("%d of %d", have, len(e.Platforms))
+		if e.Error != "" {
+			state = "no: " + e.Error
+		}
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\n", e.Reference, short(e.Digest), progress.Bytes(e.Size), state, platforms)
+	}
+	return tw.Flush()
+}
+
+// short is enough of a digest for people.
+func short(digest string) string {
+	if len(digest) > 19 {
+		return digest[:19]
+	}
+	return digest
+}
+
+func newMirrorVerify(g *globals) *cobra.Command {
+	var cache string
+	var shallow bool
+	cmd := &cobra.Command{
+		Use:     "verify",
+		Short:   "Read the whole cache again and say what cannot be pulled from it",
+		Example: "  edgeprep mirror verify --cache /srv/cache",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			r, err := g.verify(cmd.Context(), cache, !shallow)
+			if err != nil {
+				return err
+			}
+			if g.json() {
+				err = writeJSON(g.out, r)
+			} else {
+				writeVerify(g.out, r)
+			}
+			if err == nil && !r.OK() {
+				err = &exitError{exitCheck}
+			}
+			return err
+		},
+	}
+	cacheFlag(cmd, &cache)
+	cmd.Flags().BoolVar(&shallow, "shallow", false, "look at presence and sizes only, hash nothing")
+	return cmd
+}
+
+func (g *globals) verify(ctx context.Context, cache string, deep bool) (mirror.VerifyReport, error) {
+	s, err := mirror.Open(cache, mirror.Options{ReadOnly: true})
+	if err != nil {
+		return mirror.VerifyReport{}, err
+	}
+	defer s.Close()
+	sinks, closeAll, err := g.sinks()
+	if err != nil {
+		return mirror.VerifyReport{}, err
+	}
+	stream := progress.NewStream("", "", nil, sinks...)
+	const step = "verify"
+	stream.Emit(progress.Event{Type: progress.StepStart, Step: step, Msg: "verify " + cache, Time: time.Now()})
+	r, err := s.Verify(ctx, deep, func(p mirror.Progress) {
+		stream.Emit(progress.Event{Type: progress.StepProgress, Step: step, Done: p.Done, Total: p.Total})
+	})
+	stream.Emit(progress.Event{Type: progress.StepEnd, Step: step, Status: "ok", Msg: "verify " + cache})
+	if cerr := closeAll(); err == nil {
+		err = cerr
+	}
+	return r, err
+}
+
+func writeVerify(w io.Writer, r mirror.VerifyReport) {
+	for _, p := range r.Problems {
+		fmt.Fprintf(w, "%-8s %s %s: %s\n", p.Kind, p.Reference, p.Platform, p.Detail)
+	}
+	for _, f := range r.Foreign {
+		fmt.Fprintf(w, "foreign  %s (%s)\n", f.Path, f.Kind)
+	}
+	fmt.Fprintf(w, "%d references, %d blobs, %s: %d problems, %d foreign files, %d blobs that no reference reaches\n",
+		len(r.Entries), r.Blobs, progress.Bytes(r.Bytes), len(r.Problems), len(r.Foreign), len(r.Orphans))
+}

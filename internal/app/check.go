@@ -1,0 +1,83 @@
+package app
+
+import (
+	"context"
+	"os"
+
+	"github.com/edgeprep/edgeprep/internal/check"
+	"github.com/edgeprep/edgeprep/internal/config"
+	"github.com/edgeprep/edgeprep/internal/host"
+	"github.com/edgeprep/edgeprep/internal/mirror/deploy"
+	"github.com/edgeprep/edgeprep/internal/preload"
+	"github.com/edgeprep/edgeprep/internal/progress"
+)
+
+// CheckOptions say which checks to run and how.
+type CheckOptions struct {
+	IDs     []string
+	Profile check.Profile // empty: [checklist] profile
+	Deep    bool
+	Strict  bool
+}
+
+// Check runs the checklist. It changes nothing.
+func (a *App) Check(ctx context.Context, o CheckOptions) (check.Report, error) {
+	d, err := a.Desired(ctx, false)
+	if err != nil {
+		return check.Report{}, err
+	}
+	if o.Profile == "" {
+		o.Profile = check.Profile(d.Site.Checklist.Profile)
+	}
+	return check.Run(ctx, a.checkEnv(d), check.Options{IDs: o.IDs, Profile: o.Profile, Deep: o.Deep, Strict: o.Strict, Sink: a.checkSink()})
+}
+
+// checkSink leaves results to the report; only listeners to events want them one by one.
+func (a *App) checkSink() progress.Sink { return a.sink() }
+
+func (a *App) checkEnv(d Desired) check.Env {
+	env := check.Env{Reader: a.reader, Node: d.Node, Site: d.Site, Platform: d.Platform, Required: required(d),
+		Resources: d.Resources, Recorded: recorded(d), Environ: os.Environ()}
+	for _, x := range d.Archives {
+		env.Archives = append(env.Archives, x.Path)
+	}
+	for _, e := range d.Endpoints {
+		m := check.Mirror{URL: e, CA: d.Site.Mirror.TLS.CA}
+		if own := d.Site.HasMirror(d.Self) && e == ownURL(d.Site, d.Self); own {
+			m.Admin = deploy.AdminPath
+		}
+		env.Mirrors = append(env.Mirrors, m)
+	}
+	return env
+}
+
+func ownURL(s config.Site, self config.Node) string {
+	scheme := "http://"
+	if s.Mirror.TLS.Cert != "" {
+		scheme = "https://"
+	}
+	return scheme + s.Listen(self)
+}
+
+// required is the list of the site; a site without one means every image that it ships.
+func required(d Desired) []preload.Ref {
+	if len(d.Required) > 0 {
+		return d.Required
+	}
+	var out []preload.Ref
+	for _, n := range names(d.Archives) {
+		if r, err := preload.ParseReference(n); err == nil {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// recorded gives the digests that the inspection found, for files that did not change since.
+func recorded(d Desired) func(string, host.FileInfo) (string, bool) {
+	known := ledgerKnown{d.Ledger}
+	return func(p string, fi host.FileInfo) (string, bool) {
+		x, ok := known.Known(p, fi)
+		return x.SHA256, ok
+	}
+}

@@ -1,0 +1,397 @@
+package app
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/edgeprep/edgeprep/internal/config"
+	"github.com/edgeprep/edgeprep/internal/diag"
+	"github.com/edgeprep/edgeprep/internal/distro"
+	"github.com/edgeprep/edgeprep/internal/host"
+	"github.com/edgeprep/edgeprep/internal/mirror/deploy"
+	"github.com/edgeprep/edgeprep/internal/plan"
+	"github.com/edgeprep/edgeprep/internal/preload"
+	"github.com/edgeprep/edgeprep/internal/progress"
+	"github.com/edgeprep/edgeprep/internal/registries"
+	"github.com/edgeprep/edgeprep/internal/resource"
+)
+
+// Desired is everything that is known before a plan is made: the configuration, the node, what is in the
+// archives, and the resources that follow from them.
+type Desired struct {
+	Site      config.Site
+	Self      config.Node
+	Node      distro.Node
+	Platform  string
+	Archives  []preload.Archive
+	Required  []preload.Ref
+	Endpoints []string
+	Resources []resource.Resource
+	Pending   []plan.Pending
+	Notes     []string
+	Sources   map[string]plan.Source
+	Ledger    plan.Ledger
+}
+
+// Desired reads the configuration and the node and says what should be there. With verify archives that did
+// not change are read again.
+func (a *App) Desired(ctx context.Context, verify bool) (Desired, error) {
+	var d Desired
+	var err error
+	if d.Site, err = a.Site(); err != nil {
+		return d, err
+	}
+	if err := built(d.Site); err != nil {
+		return d, err
+	}
+	if d.Node, err = a.detect(ctx, d.Site.Distro); err != nil {
+		return d, err
+	}
+	facts, err := a.reader.Facts(ctx)
+	if err != nil {
+		return d, fmt.Errorf("identify the node: %w", err)
+	}
+	if d.Self, err = d.Site.Self(a.opts.Node, facts); err != nil {
+		return d, err
+	}
+	if d.Ledger, err = plan.ReadLedger(a.reader.FS()); err != nil {
+		return d, err
+	}
+	d.Platform = firstOf(d.Site.Images.Platform, d.Node.Platform)
+	d.Node.Platform = d.Platform
+	if err := a.images(ctx, &d, verify); err != nil {
+		return d, err
+	}
+	return d, a.resources(ctx, &d, verify)
+}
+
+func firstOf(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}
+
+// built refuses what this version of edgeprep does not do yet, before anything is touched.
+func built(s config.Site) error {
+	var found diag.Report
+	add := func(key, what, fix string) {
+		found.Add(&diag.Diagnostic{ID: "CFG-030", Severity: diag.Error, What: what + " is not in this version of edgeprep",
+			Where: diag.Where{Key: key}, Why: "it would be left out without a word", Fix: fix})
+	}
+	if s.Mirror.Mode == string(config.ModeWorkload) {
+		add("mirror.mode", "the mirror as a Kubernetes workload", `mode = "systemd"`)
+	}
+	if s.Replication.Engine != "none" {
+		add("replication.engine", "replication", `engine = "none", and copy the cache folder: it is plain files`)
+	}
+	if s.Images.Bundle != "" {
+		add("images.bundle", "a bundle", "name its archives in [images] archives")
+	}
+	if len(found) == 0 {
+		return nil
+	}
+	return &diag.Refused{Err: found}
+}
+
+// images finds the archives and references of the site.
+func (a *App) images(ctx context.Context, d *Desired, verify bool) error {
+	paths, gone, err := a.archives(d.Site.Images.Archives, d.Ledger)
+	if err != nil {
+		return err
+	}
+	var known preload.Known = ledgerKnown{d.Ledger}
+	if verify {
+		known = nil
+	}
+	d.Archives, err = preload.InspectAll(ctx, a.reader.FS(), paths, known, a.sink())
+	if err != nil {
+		return &diag.Refused{Err: err}
+	}
+	if err := d.remember(a.reader.FS()); err != nil {
+		return err
+	}
+	d.Archives = append(d.Archives, gone...)
+	if d.Site.Images.Required != "" {
+		if d.Required, err = preload.ReadRequired(a.reader.FS(), d.Site.Images.Required); err != nil {
+			return &diag.Refused{Err: err}
+		}
+	}
+	return nil
+}
+
+func (a *App) sink() progress.Sink {
+	if len(a.opts.Sinks) == 0 {
+		return progress.Discard{}
+	}
+	return progress.NewStream("", "", nil, a.opts.Sinks...)
+}
+
+// ledgerKnown spares reading archives that are as they were inspected.
+type ledgerKnown struct{ l plan.Ledger }
+
+// Known implements preload.Known.
+func (k ledgerKnown) Known(p string, fi host.FileInfo) (preload.Archive, bool) {
+	s, ok := k.l.Sources[p]
+	if !ok || !s.Is(fi) {
+		return preload.Archive{}, false
+	}
+	var found preload.Archive
+	if err := json.Unmarshal(s.Data, &found); err != nil || found.SHA256 == "" {
+		return preload.Archive{}, false
+	}
+	return found.At(fi), true
+}
+
+// remember makes the ledger's record of the archives; what was consumed before stays known.
+func (d *Desired) remember(f host.FS) error {
+	d.Sources = map[string]plan.Source{}
+	for p, s := range d.Ledger.Sources {
+		if s.Consumed != "" {
+			d.Sources[p] = s
+		}
+	}
+	for _, x := range d.Archives {
+		fi, err := f.Stat(x.Path)
+		if err != nil {
+			return fmt.Errorf("look at %s: %w", x.Path, err)
+		}
+		data, err := json.Marshal(x)
+		if err != nil {
+			return fmt.Errorf("remember %s: %w", x.Path, err)
+		}
+		d.Sources[x.Path] = plan.SourceOf(fi, data)
+	}
+	return nil
+}
+
+// archives resolves the patterns of [images] archives on the node. An archive that edgeprep itself consumed
+// is known from the ledger.
+func (a *App) archives(patterns []string, l plan.Ledger) (paths []string, gone []preload.Archive, err error) {
+	var missing diag.Report
+	for i, p := range patterns {
+		found, err := glob(a.reader.FS(), p)
+		if err != nil {
+			return nil, nil, err
+		}
+		consumed := consumedBy(l, p, found)
+		if len(found)+len(consumed) == 0 {
+			missing.Add(&diag.Diagnostic{ID: "NOD-100", Severity: diag.Error, What: "no archive at " + p,
+				Where: diag.Where{File: a.ConfigName(), Key: fmt.Sprintf("images.archives[%d]", i)},
+				Why:   "its images would be missing on the node without a word", Fix: "put it there, or remove the entry: ls -l " + p})
+		}
+		paths, gone = append(paths, found...), append(gone, consumed...)
+	}
+	if len(missing) > 0 {
+		return nil, nil, &diag.Refused{Err: missing}
+	}
+	return paths, gone, nil
+}
+
+func consumedBy(l plan.Ledger, pattern string, found []string) []preload.Archive {
+	var out []preload.Archive
+	for p, s := range l.Sources {
+		var x preload.Archive
+		if ok, _ := path.Match(pattern, p); ok && s.Consumed != "" && !slices.Contains(found, p) && json.Unmarshal(s.Data, &x) == nil {
+			out = append(out, x)
+		}
+	}
+	slices.SortFunc(out, func(a, b preload.Archive) int { return strings.Compare(a.Path, b.Path) })
+	return out
+}
+
+// glob finds the node paths that match a pattern, sorted. A path without wildcards that is missing matches
+// nothing.
+func glob(f host.FS, pattern string) ([]string, error) {
+	if !strings.ContainsAny(pattern, "*?[") {
+		if _, err := f.Stat(pattern); err != nil {
+			return nil, nil //nolint:nilerr // the caller reports what matched nothing
+		}
+		return []string{pattern}, nil
+	}
+	dirs, err := glob(f, path.Dir(pattern))
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, d := range dirs {
+		entries, err := f.ReadDir(d)
+		if err != nil {
+			continue // not a directory: nothing below it matches
+		}
+		for _, e := range entries {
+			name := path.Base(e.Path)
+			ok, err := path.Match(path.Base(pattern), name)
+			if err != nil {
+				return nil, fmt.Errorf("[images] archives %q is not a pattern: %w", pattern, err)
+			}
+			if ok && (!strings.HasPrefix(name, ".") || strings.HasPrefix(path.Base(pattern), ".")) {
+				out = append(out, path.Join(d, name))
+			}
+		}
+	}
+	return out, nil
+}
+
+// resources composes what preload, mirror and registries want, in the order of rule 4: images, then the
+// mirror, proven, then what makes the node depend on it.
+func (a *App) resources(ctx context.Context, d *Desired, verify bool) error {
+	o := preload.Options{Preload: d.Site.Images.Preload, Consume: d.Site.Images.Consume, Platform: d.Platform, FS: a.reader.FS()}
+	mirrored := d.Site.HasMirror(d.Self)
+	if mirrored {
+		o.MirrorCache, o.MirrorOwner, o.MirrorAfter = d.Site.Mirror.Cache, deploy.Account, deploy.CacheOwner(d.Site.Mirror.Cache)
+	}
+	images, err := preload.Desired(d.Node, d.Archives, d.Required, o)
+	if err != nil {
+		return refusedUnless(err)
+	}
+	d.take(images.Resources, nil)
+	for _, n := range images.Notes {
+		d.Notes = append(d.Notes, n.Text)
+	}
+	for _, n := range images.Pending {
+		d.Pending = append(d.Pending, plan.Pending{ID: "images", What: n.Text, Why: firstOf(n.Fix, n.Where.String())})
+	}
+	before := ids(d.Resources)
+	if mirrored {
+		service, err := a.service(ctx, d, verify)
+		if err != nil {
+			return err
+		}
+		d.take(service.Resources(d.Node, cacheSets(d.Resources)), nil)
+		before = append(before, deploy.GateID())
+	}
+	if !d.Site.Registries.Write {
+		return nil
+	}
+	return a.registries(ctx, d, before)
+}
+
+func refusedUnless(err error) error {
+	if len(diag.Of(err)) > 0 {
+		return &diag.Refused{Err: err}
+	}
+	return err
+}
+
+func (a *App) registries(ctx context.Context, d *Desired, before []string) error {
+	d.Endpoints = d.Site.Endpoints(d.Self, peersAllowed(d.Site, d.Node))
+	policy := registries.Policy{Hosts: registryHosts(*d), Upstream: d.Site.Mirror.Upstream != config.UpstreamNever}
+	for _, e := range d.Endpoints {
+		policy.Endpoints = append(policy.Endpoints, registries.Endpoint{URL: e, CA: caFor(e, d.Site.Mirror.TLS.CA)})
+	}
+	r, err := registries.Desired(ctx, a.reader, d.Node, policy)
+	if err != nil {
+		return refusedUnless(err)
+	}
+	d.take(r.Resources, before)
+	for _, n := range r.Notes {
+		d.Notes = append(d.Notes, n.Text)
+	}
+	for _, n := range r.Pending {
+		d.Pending = append(d.Pending, plan.Pending{ID: d.Node.Registries.Format, What: n.Text, Why: firstOf(n.Fix, n.Where.String())})
+	}
+	if u := d.Node.Runtime.Unit; u != "" && slices.Contains(ids(d.Resources), resource.ID(resource.KindUnit, u)) {
+		d.take([]resource.Resource{criGate(d.Node)}, nil)
+	}
+	return nil
+}
+
+func caFor(url, ca string) string {
+	if strings.HasPrefix(url, "https://") {
+		return ca
+	}
+	return ""
+}
+
+// criGate: a config.toml that containerd starts with may still have cost it its CRI plugin, and the unit
+// looks healthy then.
+func criGate(n distro.Node) resource.Resource {
+	return resource.Resource{ID: resource.ID(resource.KindGate, "cri"), Kind: resource.KindGate,
+		After: []string{resource.ID(resource.KindUnit, n.Runtime.Unit)}, Why: "containerd must still answer CRI",
+		Gate: &resource.Gate{CRI: &resource.CRIGate{Endpoint: n.Runtime.Endpoint}, Within: criWithin}}
+}
+
+// take adds resources; what comes twice is united. before is what each of them comes after.
+func (d *Desired) take(rs []resource.Resource, before []string) {
+	for _, r := range rs {
+		for _, b := range before {
+			if b != r.ID && !slices.Contains(r.After, b) && r.Kind != resource.KindDir {
+				r.After = append(r.After, b)
+			}
+		}
+		i := slices.IndexFunc(d.Resources, func(x resource.Resource) bool { return x.ID == r.ID })
+		if i < 0 {
+			d.Resources = append(d.Resources, r)
+			continue
+		}
+		d.Resources[i] = unite(d.Resources[i], r)
+	}
+}
+
+func unite(a, b resource.Resource) resource.Resource {
+	a.After = union(a.After, b.After)
+	if a.Unit != nil && b.Unit != nil {
+		u := *a.Unit
+		u.RestartOn = union(u.RestartOn, b.Unit.RestartOn)
+		a.Unit = &u
+	}
+	return a
+}
+
+func union(a, b []string) []string {
+	out := slices.Clone(a)
+	for _, x := range b {
+		if !slices.Contains(out, x) {
+			out = append(out, x)
+		}
+	}
+	return out
+}
+
+func ids(rs []resource.Resource) []string {
+	var out []string
+	for _, r := range rs {
+		out = append(out, r.ID)
+	}
+	return out
+}
+
+func cacheSets(rs []resource.Resource) []string {
+	var out []string
+	for _, r := range rs {
+		if r.ImageSet != nil && r.ImageSet.Target == resource.TargetCache {
+			out = append(out, r.ID)
+		}
+	}
+	return out
+}
+
+// registryHosts are the registries of every reference that this node may pull, each once, sorted.
+func registryHosts(d Desired) []string {
+	hosts := slices.Clone(d.Site.Registries.Hosts)
+	hosts = slices.DeleteFunc(hosts, func(h string) bool { return h == "*" })
+	for _, r := range d.Required {
+		hosts = append(hosts, r.Host)
+	}
+	for _, n := range names(d.Archives) {
+		if r, err := preload.ParseReference(n); err == nil {
+			hosts = append(hosts, r.Host)
+		}
+	}
+	slices.Sort(hosts)
+	return slices.Compact(hosts)
+}
+
+func names(archives []preload.Archive) []string {
+	var out []string
+	for _, a := range archives {
+		out = append(out, a.Names()...)
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
