@@ -20,6 +20,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/edgeprep/edgeprep/internal/host"
@@ -257,8 +259,10 @@ func (d *Daemon) await() error {
 		rt := runtimeapi.NewRuntimeServiceClient(cc)
 		for {
 			_, err := rt.Version(ctx, &runtimeapi.VersionRequest{}, grpc.WaitForReady(true))
-			// CRI answers so while it reads its images.
-			if err == nil || !strings.Contains(err.Error(), "not initialized yet") {
+			switch {
+			case status.Code(err) == codes.Unimplemented: // started without CRI
+				return nil
+			case err == nil || !strings.Contains(err.Error(), "not initialized yet"): // while CRI reads its images
 				return err
 			}
 		}
