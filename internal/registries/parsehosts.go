@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pelletier/go-toml/v2"
 	"github.com/pelletier/go-toml/v2/unstable"
 
 	"github.com/edgeprep/edgeprep/internal/diag"
@@ -31,6 +32,7 @@ type HostEntry struct {
 	Capabilities []string // empty: all
 	Files        []string // certificates and keys that must be readable, absolute
 	SkipVerify   bool
+	TLSSet       bool // any of ca, client, skip_verify is there
 	DialTimeout  string
 	Line         int
 }
@@ -69,12 +71,12 @@ func ParseHosts(file string, data []byte) (Hosts, []*diag.Diagnostic) {
 		return p.out, p.diags
 	}
 	p.doc = doc
+	if !p.types(data) {
+		return p.out, p.diags
+	}
 	root := doc.Tree()
 	p.keys(root, nil, rootKeys)
 	table, _ := root["host"].(map[string]any)
-	if _, there := root["host"]; there && table == nil {
-		p.ignored(idHostsValue, p.where("host"), `"host" is not a table`)
-	}
 	for _, name := range headerOrder(data) {
 		t, _ := table[name].(map[string]any)
 		p.out.Hosts = append(p.out.Hosts, p.entry(name, t, "host", name))
@@ -84,17 +86,40 @@ func ParseHosts(file string, data []byte) (Hosts, []*diag.Diagnostic) {
 	return p.out, p.diags
 }
 
+// types decodes the file into the types that containerd has for it: one wrong type and the file is ignored.
+func (p *hostsParser) types(data []byte) bool {
+	type host struct {
+		Capabilities []string       `toml:"capabilities"`
+		CACert       any            `toml:"ca"`
+		Client       any            `toml:"client"`
+		SkipVerify   *bool          `toml:"skip_verify"`
+		Header       map[string]any `toml:"header"`
+		OverridePath bool           `toml:"override_path"`
+		DialTimeout  string         `toml:"dial_timeout"`
+	}
+	var file struct {
+		host
+		Server string          `toml:"server"`
+		Hosts  map[string]host `toml:"host"`
+	}
+	err := toml.Unmarshal(data, &file)
+	if err == nil {
+		return true
+	}
+	w := diag.Where{File: p.file}
+	var de *toml.DecodeError
+	if errors.As(err, &de) {
+		w.Line, w.Col = de.Position()
+		w.Key = strings.Join(de.Key(), ".")
+	}
+	p.ignored(idHostsValue, w, strings.TrimPrefix(err.Error(), "toml: "))
+	return false
+}
+
 func (p *hostsParser) server(root map[string]any) {
-	server, isString := root["server"].(string)
+	server, _ := root["server"].(string)
 	_, p.out.HasServer = root["server"]
-	if p.out.HasServer && !isString {
-		p.ignored(idHostsValue, p.where("server"), `"server" is not a string`)
-	}
 	p.out.Server = p.entry(server, root)
-	if server == "" {
-		p.out.Server.URL, p.out.Server.Path = "", ""
-		p.out.Server.Endpoint.URL = ""
-	}
 	if len(p.out.Hosts) == 0 && server != "" {
 		p.diags = append(p.diags, newDiag(idHostsServer, p.where("server"), `there is a server and no [host."URL"] table`,
 			"containerd before 1.7.32, and every 1.6, ignores such a file and pulls from upstream", "repeat the server as [host."+quoted(server)+"]"))
@@ -152,11 +177,14 @@ func (p *hostsParser) entry(server string, t map[string]any, at ...string) HostE
 	if len(at) > 0 {
 		p.keys(t, at, hostKeys)
 	}
-	override := p.boolean(t, "override_path", at)
-	e.SkipVerify = p.boolean(t, "skip_verify", at)
+	override, _ := t["override_path"].(bool)
+	e.SkipVerify, _ = t["skip_verify"].(bool)
+	p.headers(t, at)
 	e.DialTimeout = p.timeout(t, at)
 	e.Capabilities = p.capabilities(t, at)
 	e.Files = append(p.files(t, "ca", at), p.files(t, "client", at)...)
+	_, skip := t["skip_verify"]
+	e.TLSSet = skip || len(e.Files) > 0
 	if len(e.Files) > 0 && t["ca"] != nil {
 		e.CA = e.Files[0]
 	}
@@ -173,11 +201,17 @@ func (p *hostsParser) url(e *HostEntry, server string, override bool, at []strin
 		p.ignored(idHostsValue, p.where(at...), quoted(server)+" is not a URL")
 		return
 	}
+	if u.Host == "" {
+		p.diags = append(p.diags, newDiag(idHostsValue, p.where(at...), quoted(server)+" names no host", "containerd then asks the registry itself", `write it as "http://10.0.0.1:5000"`))
+		if len(at) == 0 {
+			return
+		}
+	}
 	if u.Path != "" {
 		u.Path = path.Clean(u.Path)
 	}
 	if !override && !strings.HasSuffix(u.Path, "/v2") {
-		u.Path = strings.TrimSuffix(u.Path, "/") + "/v2"
+		u.Path += "/v2" // a final slash makes it "//v2", in containerd too
 	}
 	e.URL, e.Path = withScheme(server), u.Path
 }
@@ -188,12 +222,11 @@ func (p *hostsParser) advice(e HostEntry, t map[string]any, at []string) {
 	if e.URL == "" || err != nil {
 		return
 	}
-	_, skip := t["skip_verify"]
-	if u.Scheme == "http" && u.Port() != "80" && (skip || len(e.Files) > 0) {
+	if u.Scheme == "http" && u.Port() != "80" && e.TLSSet {
 		p.diags = append(p.diags, warning(newDiag(idHostsTLS, p.where(at...), "plain http with TLS settings",
 			"containerd tries https first then, and falls back after an error", "remove skip_verify, ca and client from this host")))
 	}
-	if len(at) > 0 && len(e.Capabilities) > 0 && !(slices.Contains(e.Capabilities, "resolve") && slices.Contains(e.Capabilities, "pull")) {
+	if len(at) > 0 && !p.out.Ignored && len(e.Capabilities) > 0 && !(slices.Contains(e.Capabilities, "resolve") && slices.Contains(e.Capabilities, "pull")) {
 		p.diags = append(p.diags, newDiag(idHostsResolve, p.where(append(slices.Clone(at), "capabilities")...), "host "+quoted(e.URL)+" is not used to look up tags",
 			"a tag needs both pull and resolve; without them containerd asks the next host", `write capabilities = ["pull", "resolve"]`))
 	}
@@ -212,32 +245,30 @@ func (p *hostsParser) keys(t map[string]any, at []string, known []string) {
 	}
 }
 
-func (p *hostsParser) boolean(t map[string]any, key string, at []string) bool {
-	v, there := t[key]
-	b, ok := v.(bool)
-	if there && !ok {
-		p.wrongType(key, "true or false", at)
+func (p *hostsParser) headers(t map[string]any, at []string) {
+	table, _ := t["header"].(map[string]any)
+	for _, k := range sortedKeys(table) {
+		_, isString := table[k].(string)
+		list, isList := stringList(table[k])
+		if !isString && !(isList && list != nil) {
+			p.wrongType("header", "a table of strings and lists of strings", at)
+		}
 	}
-	return b
 }
 
 func (p *hostsParser) timeout(t map[string]any, at []string) string {
-	v, there := t["dial_timeout"]
-	s, ok := v.(string)
-	if !there || ok && s == "" {
+	s, _ := t["dial_timeout"].(string)
+	if s == "" {
 		return ""
 	}
-	if _, err := time.ParseDuration(s); !ok || err != nil {
+	if _, err := time.ParseDuration(s); err != nil {
 		p.wrongType("dial_timeout", `a duration as "2s"`, at)
 	}
 	return s
 }
 
 func (p *hostsParser) capabilities(t map[string]any, at []string) []string {
-	list, ok := stringList(t["capabilities"])
-	if !ok {
-		p.wrongType("capabilities", "a list of strings", at)
-	}
+	list, _ := stringList(t["capabilities"])
 	for i, c := range list {
 		c = strings.ToLower(c)
 		list[i] = c
