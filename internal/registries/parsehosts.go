@@ -74,11 +74,12 @@ func ParseHosts(file string, data []byte) (Hosts, []*diag.Diagnostic) {
 	if !p.types(data) {
 		return p.out, p.diags
 	}
-	root := doc.Tree()
+	root := fold(doc.Tree(), rootKeys)
 	p.keys(root, nil, rootKeys)
 	table, _ := root["host"].(map[string]any)
 	for _, name := range headerOrder(data) {
 		t, _ := table[name].(map[string]any)
+		t = fold(t, hostKeys)
 		p.out.Hosts = append(p.out.Hosts, p.entry(name, t, "host", name))
 	}
 	p.unordered(table)
@@ -124,6 +125,18 @@ func (p *hostsParser) server(root map[string]any) {
 		p.diags = append(p.diags, newDiag(idHostsServer, p.where("server"), `there is a server and no [host."URL"] table`,
 			"containerd before 1.7.32, and every 1.6, ignores such a file and pulls from upstream", "repeat the server as [host."+quoted(server)+"]"))
 	}
+}
+
+// fold gives known keys their lower case: the decoder of containerd takes "CA" for "ca".
+func fold(t map[string]any, known []string) map[string]any {
+	for _, k := range sortedKeys(t) {
+		i := slices.IndexFunc(known, func(s string) bool { return strings.EqualFold(s, k) })
+		if i >= 0 && known[i] != k && t[known[i]] == nil {
+			t[known[i]] = t[k]
+			delete(t, k)
+		}
+	}
+	return t
 }
 
 // unordered finds hosts that stand in no header: containerd 2.x does not see them.
