@@ -61,7 +61,9 @@ func (st *step) run() error {
 		}
 	}
 	s.j.seq++
-	st.intent = st.describe(targets)
+	if st.intent, err = st.describe(targets); err != nil {
+		return err
+	}
 	if err := s.j.append(s.ctx, st.intent); err != nil {
 		return err
 	}
@@ -75,9 +77,9 @@ func (st *step) run() error {
 }
 
 // describe is the intent as the journal holds it.
-func (st *step) describe(targets []plan.Target) entry {
+func (st *step) describe(targets []plan.Target) (e entry, err error) {
 	c := st.c
-	e := entry{Type: typeIntent, Time: st.s.e.now(), Seq: st.s.j.seq, ID: c.ID, Kind: c.Kind, Action: c.Action, Path: c.Path,
+	e = entry{Type: typeIntent, Time: st.s.e.now(), Seq: st.s.j.seq, ID: c.ID, Kind: c.Kind, Action: c.Action, Path: c.Path,
 		Targets: targets, Restarts: c.Restarts, Owes: st.s.owed(c.Restarts)}
 	if r := c.Resource; r != nil {
 		e.Shared = r.File != nil && r.File.Shared
@@ -85,11 +87,17 @@ func (st *step) describe(targets []plan.Target) entry {
 		if r.ImageSet != nil {
 			e.Images, e.Scan = c.After.Images, scanDirs(*r.ImageSet)
 		}
+		if r.Archive != nil {
+			e.Stage = r.Archive.Stage
+		}
 	} else if c.Kind == resource.KindUnit {
 		_, ours := st.s.ledger.Records[c.ID]
 		e.Foreign = !ours
 	}
-	return e
+	if c.Kind == resource.KindUnit {
+		e.Links, err = st.s.linkDirs()
+	}
+	return e, err
 }
 
 // owed are the units that run and so have to take a change in. An image or directory has no running units.
@@ -239,8 +247,8 @@ func (st *step) after(before []plan.Target) ([]plan.Target, error) {
 		}
 		out[i].After = knownContent(got, st.wanted(out[i]))
 	}
-	more, err := st.s.scan(st.intent.Scan, out)
-	return append(out, more...), err
+	more, err := st.s.scan(st.intent, out)
+	return append(more, out...), err
 }
 
 // wanted is what the change was to leave at a target.
@@ -274,14 +282,26 @@ func (st *step) verify(after []plan.Target) error {
 	case st.c.Kind == resource.KindUser:
 		return nil // Ensure looked
 	}
-	want := st.goal()
 	if st.c.Kind == resource.KindUnit {
-		want = st.c.After
+		if t, ok := unitTarget(after); ok && !plan.Same(t.After, st.c.After) {
+			return mismatch(st.c.Summary)
+		}
+		return nil
 	}
-	if !plan.Same(after[0].After, want) && len(st.kept) == 0 {
+	if !plan.Same(after[0].After, st.goal()) && len(st.kept) == 0 {
 		return mismatch(st.c.Summary)
 	}
 	return nil
+}
+
+// unitTarget is the unit among the targets of its change.
+func unitTarget(ts []plan.Target) (plan.Target, bool) {
+	for _, t := range ts {
+		if t.Unit != "" {
+			return t, true
+		}
+	}
+	return plan.Target{}, false
 }
 
 func mismatch(what string) error {

@@ -67,7 +67,7 @@ func (e *Engine) Run(ctx context.Context, build Builder) (Report, error) {
 
 // locked does body under the lock with a recovered node. A process that may not write gets as far as
 // learning whether there is something to write.
-func (e *Engine) locked(ctx context.Context, verb string, build Builder, body func(*session) (Report, error)) (Report, error) {
+func (e *Engine) locked(ctx context.Context, verb string, build Builder, body func(*session) (Report, error)) (rep Report, err error) {
 	facts, err := e.Host.Facts(ctx)
 	if err != nil {
 		return Report{}, fmt.Errorf("identify the node: %w", err)
@@ -79,15 +79,15 @@ func (e *Engine) locked(ctx context.Context, verb string, build Builder, body fu
 	if err != nil {
 		return Report{}, err
 	}
+	defer func() { err = errors.Join(err, unlock()) }()
 	s, err := e.session(ctx, verb, facts)
-	if err == nil {
-		err = s.recover()
-	}
 	if err != nil {
-		return Report{}, errors.Join(err, unlock())
+		return Report{}, err
 	}
-	rep, err := body(s)
-	return rep, errors.Join(err, unlock())
+	if err := s.recover(); err != nil {
+		return s.report, err
+	}
+	return body(s)
 }
 
 // powerless answers for a process without root: nothing to do is success.
@@ -118,7 +118,8 @@ type session struct {
 	report Report
 	failed map[string]string // change id -> why what needs it cannot be done
 	images map[host.Endpoint]map[string]host.Image
-	reload bool // unit files changed since systemd read them
+	caches map[string]bool // directories of mirrors caches, for a rollback
+	reload bool            // unit files changed since systemd read them
 }
 
 func (e *Engine) session(ctx context.Context, verb string, facts host.Facts) (*session, error) {

@@ -213,16 +213,20 @@ func (s *session) filesBelow(dirs []string) ([]string, error) {
 	return out, nil
 }
 
-// scan finds files that appeared in the directories of a change.
-func (s *session) scan(dirs []string, known []plan.Target) ([]plan.Target, error) {
-	if len(dirs) == 0 {
-		return nil, nil
-	}
+// scan finds what appeared beside the known targets of a change: files in its directories, directories for
+// the links of a unit.
+func (s *session) scan(in entry, known []plan.Target) ([]plan.Target, error) {
 	have := map[string]bool{}
 	for _, t := range known {
 		have[t.Path] = true
 	}
-	list, err := s.filesBelow(dirs)
+	list, err := s.filesBelow(in.Scan)
+	if err == nil && in.Kind == resource.KindUnit {
+		for _, d := range in.Links {
+			have[d] = true
+		}
+		list, err = s.linkDirs()
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -56,7 +56,9 @@ type entry struct {
 	Action   plan.Action          `json:"action,omitempty"`
 	Path     string               `json:"path,omitempty"`
 	Targets  []plan.Target        `json:"targets,omitempty"`
-	Scan     []string             `json:"scan,omitempty"` // directories in which new files belong to the change
+	Scan     []string             `json:"scan,omitempty"`  // directories in which new files belong to the change
+	Links    []string             `json:"links,omitempty"` // directories for links of units that were there
+	Stage    string               `json:"stage,omitempty"` // where a temporary file may be
 	Images   []resource.ImageName `json:"images,omitempty"`
 	Shared   bool                 `json:"shared,omitempty"`
 	Foreign  bool                 `json:"foreign,omitempty"`

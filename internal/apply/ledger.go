@@ -125,11 +125,12 @@ func nextSeq(l *plan.Ledger) int {
 }
 
 func foldUnit(l *plan.Ledger, c *change) {
-	if c.intent.Foreign || len(c.result.Targets) == 0 {
+	t, ok := unitTarget(c.result.Targets)
+	if c.intent.Foreign || !ok {
 		return
 	}
 	_, known := l.Records[c.intent.ID]
-	rec, t := record(l, c), c.result.Targets[0]
+	rec := record(l, c)
 	if !known {
 		rec.Previous = t.Before
 	}

@@ -13,6 +13,9 @@ import (
 // recover takes up runs that were cut off. What they had done is looked at and written down; what they had
 // not done is for the next plan.
 func (s *session) recover() error {
+	if err := s.sweepState(); err != nil {
+		return err
+	}
 	runs, err := readRuns(s.fs)
 	if err != nil {
 		return err
@@ -32,9 +35,6 @@ func (s *session) recover() error {
 func (s *session) takeUp(x *run) error {
 	j := newJournal(s.files, x.id)
 	j.seq, j.torn = x.seq, x.torn
-	if err := s.sweepState(); err != nil {
-		return err
-	}
 	for _, c := range x.changes {
 		if c.result.Type != "" {
 			s.noteUnitFiles(c.result.Targets)
@@ -60,9 +60,9 @@ func (s *session) takeUp(x *run) error {
 	return j.append(s.ctx, entry{Type: typeEnd, Time: s.e.now(), Outcome: "recovered"})
 }
 
-// sweepState removes what a kill left half-written in the engine's own directories.
+// sweepState removes what a kill left half-written in the engine's own directories and where they are made.
 func (s *session) sweepState() error {
-	for _, d := range []string{plan.StateDir, plan.JournalDir, plan.BackupDir, path.Dir(LockPath)} {
+	for _, d := range []string{path.Dir(plan.StateDir), plan.StateDir, plan.JournalDir, plan.BackupDir, path.Dir(LockPath)} {
 		if err := s.sweep(d); err != nil {
 			return err
 		}
@@ -72,15 +72,13 @@ func (s *session) sweepState() error {
 
 // findOut says what became of an intent without an outcome.
 func (s *session) findOut(c *change) (entry, error) {
+	if err := s.sweepIntent(c.intent); err != nil {
+		return entry{}, err
+	}
 	s.images = nil
 	now := slices.Clone(c.intent.Targets)
 	before, after := true, true
 	for i, t := range now {
-		if t.Path != "" {
-			if err := s.sweep(path.Dir(t.Path)); err != nil {
-				return entry{}, err
-			}
-		}
 		got, err := s.look(t)
 		if err != nil {
 			return entry{}, err
@@ -89,7 +87,7 @@ func (s *session) findOut(c *change) (entry, error) {
 		before = before && plan.Same(got, t.Before)
 		after = after && plan.Same(got, t.After)
 	}
-	more, err := s.scan(c.intent.Scan, now)
+	more, err := s.scan(c.intent, now)
 	if err != nil {
 		return entry{}, err
 	}
@@ -97,11 +95,37 @@ func (s *session) findOut(c *change) (entry, error) {
 	case before && len(more) == 0:
 		return entry{Type: typeVoid}, nil
 	case after:
-		return entry{Type: typeDone, Targets: append(now, more...)}, nil
+		return entry{Type: typeDone, Targets: append(more, now...)}, nil
 	case divisible(c.intent):
-		return entry{Type: typeFail, Error: "cut off", Targets: append(now, more...)}, nil
+		return entry{Type: typeFail, Error: "cut off", Targets: append(more, now...)}, nil
 	}
 	return s.conflict(c, now)
+}
+
+// sweepIntent removes what a kill left half-written where a change writes.
+func (s *session) sweepIntent(in entry) error {
+	dirs := []string{in.Stage}
+	for _, t := range in.Targets {
+		if t.Path != "" {
+			dirs = append(dirs, path.Dir(t.Path), t.Path)
+		}
+	}
+	if in.Kind == resource.KindUnit {
+		links, err := s.linkDirs()
+		if err != nil {
+			return err
+		}
+		dirs = append(append(dirs, unitDir), links...)
+	}
+	for _, d := range dirs {
+		if d == "" {
+			continue
+		}
+		if err := s.sweep(d); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // divisible: a change of several targets can be cut off between two of them; a later plan completes it.

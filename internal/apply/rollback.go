@@ -35,7 +35,7 @@ func (e *Engine) Rollback(ctx context.Context, run string) (Report, error) {
 		if err != nil {
 			return s.report, err
 		}
-		s.report.Undoes = u.runs()
+		s.report.Undoes, s.caches = u.runs(), u.caches
 		return s.rollback(p)
 	})
 }
@@ -92,6 +92,7 @@ type undoer struct {
 	groups []*group
 	byID   map[string]*group
 	kept   []plan.Pending
+	caches map[string]bool // mirrors' caches that images were brought into
 }
 
 // group are the targets of one resource, with all that was done to each, oldest first.
@@ -111,7 +112,7 @@ func newUndoer(ctx context.Context, r host.Reader, id string, allow []plan.Risk)
 	if s.ledger, err = loadLedger(s.fs); err != nil {
 		return nil, err
 	}
-	u := &undoer{s: s, allow: allow, byID: map[string]*group{}}
+	u := &undoer{s: s, allow: allow, byID: map[string]*group{}, caches: map[string]bool{}}
 	if err := u.choose(id); err != nil {
 		return nil, err
 	}
@@ -195,8 +196,8 @@ func (u *undoer) peek(c *change) (entry, error) {
 		}
 		now[i].After = knownContent(got, t.After)
 	}
-	more, err := u.s.scan(c.intent.Scan, now)
-	return entry{Type: typeFail, Targets: append(now, more...)}, err
+	more, err := u.s.scan(c.intent, now)
+	return entry{Type: typeFail, Targets: append(more, now...)}, err
 }
 
 func (u *undoer) take(c *change) {
@@ -207,6 +208,9 @@ func (u *undoer) take(c *change) {
 		u.groups = append(u.groups, g)
 	}
 	g.intent = c.intent
+	if len(c.intent.Scan) > 0 {
+		u.caches[c.intent.Path] = true
+	}
 	for _, t := range c.targets() {
 		if plan.Same(t.Before, t.After) {
 			continue
@@ -278,12 +282,11 @@ func (u *undoer) shape(c *plan.Change, g *group) *plan.Change {
 	if c.After == nil {
 		c.Action = plan.ActionDelete
 	}
-	if c.Kind == resource.KindUnit {
-		c.Steps = plan.Steps(*unitOf(c.Before), c.After)
-		if len(c.Steps) == 0 {
-			return nil
+	if t, ok := unitTarget(c.Undo); ok {
+		c.Before, c.After, c.Steps = t.Before, t.After, plan.Steps(*unitOf(t.Before), t.After)
+		if len(c.Steps) > 0 {
+			c.Action = c.Steps[len(c.Steps)-1]
 		}
-		c.Action = c.Steps[len(c.Steps)-1]
 	}
 	if len(c.Undo) > 1 && c.Kind == resource.KindImageSet {
 		c.Summary += fmt.Sprintf(" (%d entries)", len(c.Undo))

@@ -5,7 +5,6 @@ import (
 	"io/fs"
 	"path"
 	"slices"
-	"strings"
 
 	"github.com/edgeprep/edgeprep/internal/host"
 	"github.com/edgeprep/edgeprep/internal/plan"
@@ -50,7 +49,10 @@ func (st *step) undo() error {
 			return err
 		}
 	}
-	return st.tidyCache()
+	if st.s.caches[st.c.Path] {
+		return st.s.tidyCache(st.c.Path)
+	}
+	return nil
 }
 
 func (st *step) undoPath(t plan.Target) error {
@@ -60,6 +62,11 @@ func (st *step) undoPath(t plan.Target) error {
 	if t.After != nil && t.After.Type == host.TypeFile && st.unkept(*t.After) {
 		st.keep(t.Path, "its earlier content was an archive of edgeprep's, of which no copy is kept; apply it from its source")
 		return nil
+	}
+	if t.After == nil && st.s.caches[t.Path] {
+		if err := st.s.tidyCache(t.Path); err != nil {
+			return err
+		}
 	}
 	kept, err := st.s.put(t.Path, t.Before, t.After, st.s.restored)
 	if kept != "" {
@@ -119,38 +126,49 @@ func (st *step) undoImage(t plan.Target, used map[string]bool) error {
 	return ctl.SetImage(st.s.ctx, *t.After.Image)
 }
 
-// tidyCache removes directories of the cache that became empty, and with the last of its content what the
-// mirror keeps about itself.
-func (st *step) tidyCache() error {
-	if st.c.Kind != resource.KindImageSet || st.c.Undo[0].Path == "" {
-		return nil
-	}
-	cache := st.c.Path
-	for _, t := range st.c.Undo {
-		if t.After != nil {
-			continue
-		}
-		for d := path.Dir(t.Path); strings.HasPrefix(d, cache+"/"); d = path.Dir(d) {
-			if kept, err := st.s.remove(d, &plan.State{Type: host.TypeDir}); kept != "" || err != nil {
-				break
-			}
-		}
-	}
+// tidyCache removes directories of a cache that are empty, and with the last of its content what the mirror
+// keeps about itself.
+func (s *session) tidyCache(cache string) error {
 	for _, d := range []string{"refs", "blobs"} {
-		if _, err := st.s.fs.Lstat(path.Join(cache, d)); err == nil {
-			return nil
+		left, err := s.prune(path.Join(cache, d), maxDepth)
+		if err != nil || left {
+			return err
 		}
 	}
 	for _, n := range []string{"tmp", "usage", "quarantine", "misses.jsonl"} {
-		if err := st.s.removeAll(path.Join(cache, n), maxDepth); err != nil {
+		if err := s.removeAll(path.Join(cache, n), maxDepth); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// maxDepth is deeper than anything the mirror makes beside its content.
-const maxDepth = 8
+// prune removes a directory and those in it as far as they are empty.
+func (s *session) prune(dir string, depth int) (left bool, err error) {
+	list, err := s.fs.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil || depth == 0 {
+		return true, err
+	}
+	for _, fi := range list {
+		more := true
+		if fi.Type == host.TypeDir {
+			if more, err = s.prune(fi.Path, depth-1); err != nil {
+				return true, err
+			}
+		}
+		left = left || more
+	}
+	if left {
+		return true, nil
+	}
+	return false, s.files.Remove(s.ctx, dir)
+}
+
+// maxDepth is deeper than anything in a cache: a reference has at most 255 bytes, but few components.
+const maxDepth = 64
 
 func (s *session) removeAll(p string, depth int) error {
 	fi, err := s.fs.Lstat(p)
@@ -176,12 +194,16 @@ func (s *session) removeAll(p string, depth int) error {
 
 // verifyUndo compares the targets with what they were to be, but for those that were left.
 func (st *step) verifyUndo(after []plan.Target) error {
-	for i, t := range st.c.Undo {
+	by := map[string]plan.Target{}
+	for _, t := range after {
+		by[t.Key()] = t
+	}
+	for _, t := range st.c.Undo {
 		left := slices.ContainsFunc(st.kept, func(k plan.Pending) bool { return k.What == t.Name() })
 		if t.Unit != "" && !st.s.facts.Live {
 			continue
 		}
-		if !left && !sameOrIdle(after[i], t.After) {
+		if !left && !sameOrIdle(by[t.Key()], t.After) {
 			return mismatch(t.Name())
 		}
 	}

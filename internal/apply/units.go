@@ -3,6 +3,7 @@ package apply
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 
 	"github.com/edgeprep/edgeprep/internal/diag"
@@ -53,6 +54,27 @@ func (s *session) reloadUnits() error {
 	}
 	s.reload = false
 	return nil
+}
+
+// unitDir is where an administrator's units and the links of enabled ones are (systemd.unit(5)).
+const unitDir = "/etc/systemd/system"
+
+// linkDirs are the directories that hold links of enabled units.
+func (s *session) linkDirs() ([]string, error) {
+	list, err := s.fs.ReadDir(unitDir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, fi := range list {
+		if fi.Type == host.TypeDir && (strings.HasSuffix(fi.Path, ".wants") || strings.HasSuffix(fi.Path, ".requires")) {
+			out = append(out, fi.Path)
+		}
+	}
+	return out, nil
 }
 
 // accountTargets are the files in which systemd-sysusers and useradd write (systemd: src/sysusers/sysusers.c;

@@ -38,15 +38,26 @@ type world struct {
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
-	w := &world{t: t, n: hosttest.New(t), allow: []plan.Risk{plan.RiskRestart}}
+	w := &world{t: t, n: hosttest.At(t, fastDir(t)), allow: []plan.Risk{plan.RiskRestart}}
 	w.ask = func(context.Context, resource.HTTPGate, []byte) error { return nil }
 	baseTree(w.n)
 	w.n.UnitState().Add(host.Unit{Name: "k3s.service", Enabled: "enabled", Active: "active"})
 	for _, name := range []string{"docker.io/library/a:1", "docker.io/library/b:1"} {
 		w.images = append(w.images, hosttest.MakeImage(hosttest.ImageSpec{Name: name}))
 	}
-	w.want = append(fileResources(w.n), w.imageResources()...)
+	w.want = append(treeResources([]byte(w.n.ReadFile("/media/images.tar"))), w.imageResources()...)
 	return w
+}
+
+// fastDir is a directory in memory where there is one: what is tested is the order of writes, not the disk.
+func fastDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "edgeprep-apply-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
 }
 
 // baseTree is the node before edgeprep.
@@ -63,9 +74,8 @@ func baseTree(n *hosttest.Node) {
 	n.WriteFile("/media/images.tar", strings.Repeat("image archive ", 1000))
 }
 
-// fileResources are all kinds but images.
-func fileResources(n *hosttest.Node) []resource.Resource {
-	content := []byte(n.ReadFile("/media/images.tar"))
+// treeResources are all kinds but images; content is that of the archive.
+func treeResources(content []byte) []resource.Resource {
 	unit := resource.Resource{ID: "unit:edgeprep-mirror.service", Kind: resource.KindUnit,
 		After: []string{"dir:" + cacheDir, "file:/etc/systemd/system/edgeprep-mirror.service"},
 		Unit:  &resource.Unit{Name: "edgeprep-mirror.service", Enabled: true, Active: true, RestartOn: []string{"file:/etc/systemd/system/edgeprep-mirror.service"}}}
