@@ -9,7 +9,7 @@ import (
 func Markdown() string {
 	var b strings.Builder
 	b.WriteString("# The checklist\n\n" +
-		"Generated from `internal/check`: `go test ./internal/check -run TestMarkdownIsCurrent -update`.\n\n" +
+		"Generated from `internal/check` by `make docs`.\n\n" +
 		"`edgeprep check` runs these; `edgeprep explain ID` prints one. A *fail* check blocks shipping, a *warn* check never\n" +
 		"fails the verdict. The verdict is PASS only when every check passed while egress was observed cut (PRC-03);\n" +
 		"with a proof missing it is PASS-UNPROVEN, and with a check that failed or could not run it is FAIL.\n\n" +

@@ -74,6 +74,15 @@ func TestVerdictAndExitCode(t *testing.T) {
 	}
 }
 
+func TestWhatIsMissingIsSaidOnce(t *testing.T) {
+	t.Parallel()
+	owed := deferred("x", "no runtime")
+	r := runChecks(t, cutEnv(t), Options{}, says("A", nil, owed), says("B", nil, pass("b", "", ""), deferred("y", "no runtime")), says("C", nil, unproven("c", "why")))
+	if len(r.Missing) != 2 || !slices.Equal(r.Missing[0].IDs, []string{"A", "B"}) || r.Missing[0].Text != "no runtime" {
+		t.Errorf("%+v", r.Missing)
+	}
+}
+
 func TestOnlyNamedChecksDoNotPassTheNode(t *testing.T) {
 	t.Parallel()
 	r := runChecks(t, cutEnv(t), Options{IDs: []string{"A"}}, says("A", nil, pass("a", "", "")))
@@ -97,7 +106,7 @@ func TestConsequencesAreFoldedUnderTheirCause(t *testing.T) {
 	if !slices.Equal(leaf.CausedBy, []string{"ROOT"}) || other.CausedBy != nil {
 		t.Errorf("leaf %v, other %v", leaf.CausedBy, other.CausedBy)
 	}
-	if len(r.Missing) == 0 || r.Missing[0].ID != "ROOT" || slices.ContainsFunc(r.Missing, func(m Missing) bool { return m.ID == "LEAF" }) {
+	if len(r.Missing) == 0 || r.Missing[0].IDs[0] != "ROOT" || slices.ContainsFunc(r.Missing, func(m Missing) bool { return slices.Contains(m.IDs, "LEAF") }) {
 		t.Errorf("missing %+v", r.Missing)
 	}
 }
@@ -138,7 +147,7 @@ func TestAWaivedCauseHidesNoFailure(t *testing.T) {
 	env := cutEnv(t)
 	env.Site.Checklist.Waive = []config.Waiver{{ID: "A", Reason: "r", Owner: "o"}}
 	r := runChecks(t, env, Options{}, says("A", nil, failed("x")), says("B", []string{"A"}, failed("y")))
-	if b, _ := r.Result("B"); b.CausedBy != nil || r.Missing[0].ID != "B" {
+	if b, _ := r.Result("B"); b.CausedBy != nil || r.Missing[0].IDs[0] != "B" {
 		t.Errorf("caused by %v, missing %+v", b.CausedBy, r.Missing)
 	}
 }

@@ -2,6 +2,7 @@ package check
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/edgeprep/edgeprep/internal/config"
@@ -53,8 +54,8 @@ type Identity struct {
 
 // Missing is one thing between a node and PASS.
 type Missing struct {
-	ID   string `json:"id"` // of the check; empty when it is about the whole run
-	Text string `json:"text"`
+	IDs  []string `json:"ids,omitempty"` // of the checks that lack it; empty when it is about the whole run
+	Text string   `json:"text"`
 }
 
 // Counts are the numbers of checks by status.
@@ -142,18 +143,25 @@ func failing(r Result) bool {
 	return r.Waived == nil && (r.Count(StatusFail) > 0 || r.Count(StatusError) > 0)
 }
 
-// missing has one line per result that want picks and that does not follow from another one.
+// missing has one line per thing that is wrong with the results that want picks and that do not follow from
+// another one. Checks that lack the same thing, a runtime for instance, share a line.
 func (r Report) missing(want func(Result) bool) []Missing {
 	var out []Missing
 	for _, x := range r.Results {
-		if want(x) && len(x.CausedBy) == 0 {
-			out = append(out, Missing{ID: x.ID, Text: whatIsMissing(x)})
+		if !want(x) || len(x.CausedBy) > 0 {
+			continue
 		}
+		text := whatIsMissing(x)
+		if i := slices.IndexFunc(out, func(m Missing) bool { return m.Text == text }); i >= 0 {
+			out[i].IDs = append(out[i].IDs, x.ID)
+			continue
+		}
+		out = append(out, Missing{IDs: []string{x.ID}, Text: text})
 	}
 	return out
 }
 
-// whatIsMissing takes the gravest finding's remedy or reason.
+// whatIsMissing takes the gravest finding's remedy or reason. The reason of a skip is the same for every subject.
 func whatIsMissing(x Result) string {
 	worst, same := x.Findings[0], 0
 	for _, f := range x.Findings {
@@ -168,6 +176,8 @@ func whatIsMissing(x Result) string {
 	}
 	text := worst.Subject
 	switch {
+	case worst.Status == StatusSkip:
+		return worst.Reason
 	case worst.Remedy.String() != "":
 		text += ": " + worst.Remedy.String()
 	case worst.Reason != "":

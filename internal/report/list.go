@@ -67,7 +67,7 @@ func Explain(w io.Writer, c check.Check) error {
 	part("Looks at", c.Story.Look)
 	part("Fix", c.Story.Fix)
 	part("Severity", severity(c))
-	part("Follows", strings.Join(c.DependsOn, ", "))
+	part("Depends on", strings.Join(c.DependsOn, ", "))
 	part("Sources", strings.Join(c.Story.Sources, "; "))
 	_, err := io.WriteString(w, b.String())
 	return err

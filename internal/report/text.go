@@ -103,6 +103,9 @@ func (p *printer) result(x check.Result, consequences []check.Result) {
 	p.findings(x)
 	for _, c := range consequences {
 		p.line("%18sleads to  %s %s: %s", "", strings.ToUpper(string(c.Status)), c.ID, c.Title)
+		if p.Verbose {
+			p.findings(c)
+		}
 	}
 }
 
@@ -167,7 +170,11 @@ func (p *printer) tail(r check.Report) {
 	}
 	p.line("What would make it PASS:")
 	for _, m := range r.Missing {
-		p.line("  %-7s %s", m.ID, strings.ReplaceAll(m.Text, "\n", "\n          "))
+		text := strings.ReplaceAll(m.Text, "\n", "\n    ")
+		if len(m.IDs) > 0 {
+			text = strings.Join(m.IDs, ", ") + ": " + text
+		}
+		p.line("  - %s", text)
 	}
 }
 
