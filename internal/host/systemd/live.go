@@ -150,13 +150,26 @@ func (l *LiveUnits) Start(ctx context.Context, name string) error {
 	return l.job(ctx, "start", name, (*sd.Conn).StartUnitContext)
 }
 
-// Stop implements host.UnitControl. A unit that systemd does not know is not running.
+// Stop implements host.UnitControl. A unit that systemd does not know is not running. A failed one is
+// forgotten as such: left failed, with its file removed and written anew, it cannot be loaded (EBUSY in
+// unit_set_slice, systemd 252).
 func (l *LiveUnits) Stop(ctx context.Context, name string) error {
 	err := l.job(ctx, "stop", name, (*sd.Conn).StopUnitContext)
 	if isBusError(err, "org.freedesktop.systemd1.NoSuchUnit") {
 		return nil
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	conn, err := l.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if err := conn.ResetFailedUnitContext(ctx, name); err != nil && !isBusError(err, "org.freedesktop.systemd1.NoSuchUnit") {
+		return fmt.Errorf("stop %s: %w", name, err)
+	}
+	return nil
 }
 
 // Restart implements host.UnitControl.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -75,7 +76,11 @@ func TestDependencyFails(t *testing.T) {
 		if err := h.Files().Write(bg, p, []byte(text), host.Meta{Mode: 0o644}); err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { _ = h.Files().Remove(bg, p) })
+		t.Cleanup(func() {
+			if err := errors.Join(h.UnitControl().Stop(bg, filepath.Base(p)), h.Files().Remove(bg, p), h.UnitControl().Reload(bg)); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 	if err := h.UnitControl().Start(bg, "edgeprep-needs.service"); err == nil || !strings.Contains(err.Error(), "requires") {
 		t.Errorf("a failed requirement: %v", err)
