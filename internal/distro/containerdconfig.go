@@ -38,7 +38,8 @@ type criTables struct {
 	sandbox, snapshotter, configPath, socket []string
 }
 
-func criTablesOf(version int, doc *tomledit.Doc) criTables {
+// criTablesOf is what containerd reads of doc; one says that it is a containerd 1.x.
+func criTablesOf(version int, doc *tomledit.Doc, one bool) criTables {
 	plugin, t := "io.containerd.cri.v1.images", criTables{
 		sandbox: []string{"pinned_images", "sandbox"}, snapshotter: []string{"snapshotter"},
 	}
@@ -46,12 +47,17 @@ func criTablesOf(version int, doc *tomledit.Doc) criTables {
 		plugin = "io.containerd.grpc.v1.cri"
 		t.sandbox, t.snapshotter = []string{"sandbox_image"}, []string{"containerd", "snapshotter"}
 	}
-	if _, short := doc.Get("plugins", "cri"); short && version < 2 { // long names pass in version 1 too
+	if _, short := doc.Get("plugins", "cri"); version < 2 && (short || one) { // only 2.x takes long names too
 		plugin = "cri"
 	}
 	t.plugin, t.configPath, t.socket = []string{"plugins", plugin}, []string{"registry", "config_path"}, []string{"grpc", "address"}
 	if version >= 4 {
 		t.socket = []string{"plugins", "io.containerd.server.v1.grpc", "address"}
+	}
+	// containerd: plugins/cri/images/plugin.go migrateConfig, v2.4.2: without a table of runtimes the
+	// snapshotter of an older file is dropped.
+	if _, ok := doc.Get("plugins", plugin, "containerd", "runtimes"); version < 3 && !one && !ok {
+		t.snapshotter = nil
 	}
 	return t
 }
@@ -59,17 +65,17 @@ func criTablesOf(version int, doc *tomledit.Doc) criTables {
 // maxImports bounds how many files are followed; containerd itself stops at what it has seen.
 const maxImports = 64
 
-// readContainerdConfig reads file and its imports. replaces says that an import's plugin table takes the
-// place of the whole earlier one, as in containerd 1.x; later versions merge. Without the file everything is
+// readContainerdConfig reads file and its imports. one says that a containerd 1.x does: there the plugin table
+// of an import takes the place of the whole earlier one; later versions merge. Without the file everything is
 // empty: containerd looks for imports only in a file.
-func readContainerdConfig(fsys host.FS, file string, replaces bool) containerdConfig {
+func readContainerdConfig(fsys host.FS, file string, one bool) containerdConfig {
 	var c containerdConfig
 	seen := map[string]bool{}
-	c.read(fsys, file, replaces, seen)
+	c.read(fsys, file, one, seen)
 	return c
 }
 
-func (c *containerdConfig) read(fsys host.FS, file string, replaces bool, seen map[string]bool) {
+func (c *containerdConfig) read(fsys host.FS, file string, one bool, seen map[string]bool) {
 	if seen[file] || len(seen) >= maxImports || c.Problem != "" {
 		return
 	}
@@ -87,13 +93,13 @@ func (c *containerdConfig) read(fsys host.FS, file string, replaces bool, seen m
 		c.Problem = fmt.Sprintf("%s is not TOML: %v", file, err)
 		return
 	}
-	c.take(doc, file, replaces && len(seen) > 1)
+	c.take(doc, file, one, len(seen) > 1)
 	for _, pattern := range imports(doc) {
 		if !path.IsAbs(pattern) {
 			pattern = path.Join(path.Dir(file), pattern)
 		}
 		for _, f := range glob(fsys, pattern) {
-			c.read(fsys, path.Clean(f), replaces, seen)
+			c.read(fsys, path.Clean(f), one, seen)
 		}
 	}
 }
@@ -111,14 +117,14 @@ func imports(doc *tomledit.Doc) []string {
 }
 
 // take overrides what doc says.
-func (c *containerdConfig) take(doc *tomledit.Doc, file string, replaces bool) {
+func (c *containerdConfig) take(doc *tomledit.Doc, file string, one, imported bool) {
 	v, _ := doc.Get("version")
 	n, _ := v.(int64)
 	if int(n) > c.Version {
 		c.Version = int(n)
 	}
-	t := criTablesOf(int(n), doc)
-	if _, ok := doc.Get(t.plugin...); ok && replaces {
+	t := criTablesOf(int(n), doc, one)
+	if _, ok := doc.Get(t.plugin...); ok && one && imported {
 		c.Sandbox, c.ConfigPath, c.Snapshotter = fact{}, fact{}, fact{}
 	}
 	set := func(f *fact, keys ...string) {
@@ -129,7 +135,9 @@ func (c *containerdConfig) take(doc *tomledit.Doc, file string, replaces bool) {
 	}
 	set(&c.Root, "root")
 	set(&c.Address, t.socket...)
-	set(&c.Snapshotter, slices.Concat(t.plugin, t.snapshotter)...)
+	if t.snapshotter != nil {
+		set(&c.Snapshotter, slices.Concat(t.plugin, t.snapshotter)...)
+	}
 	set(&c.Sandbox, slices.Concat(t.plugin, t.sandbox)...)
 	set(&c.ConfigPath, slices.Concat(t.plugin, t.configPath)...)
 }

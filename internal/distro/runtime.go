@@ -92,7 +92,7 @@ func (b *builder) runtimeConfig(context.Context) error {
 	}
 	rt.Config = file.Value
 	b.evidence("runtime-config", file.Value, file.Source)
-	b.config = readContainerdConfig(b.r.FS(), rt.Config, b.replacesTables())
+	b.config = readContainerdConfig(b.r.FS(), rt.Config, b.isContainerd1())
 	if b.config.Problem != "" {
 		b.note(b.config.Problem + ": containerd does not start with it, and what it says is not known")
 	}
@@ -140,9 +140,9 @@ func (b *builder) certsD() error {
 	return nil
 }
 
-// replacesTables says whether an imported file's plugin table takes the place of the whole table: containerd
-// 1.x. Where the version is not known the merge of 2.x is assumed, which loses no value.
-func (b *builder) replacesTables() bool { return strings.HasPrefix(b.n.Runtime.Version, "1.") }
+// isContainerd1 says whether containerd is a 1.x, which reads its configuration in its own way. Where the version
+// is not known that of 2.x is assumed.
+func (b *builder) isContainerd1() bool { return strings.HasPrefix(b.n.Runtime.Version, "1.") }
 
 // external recognises a runtime other than the one described.
 func (b *builder) external(context.Context) error {
