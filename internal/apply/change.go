@@ -37,7 +37,9 @@ func (s *session) change(c plan.Change) error {
 		o.Status, o.Msg = StatusFailed, err.Error()
 	case len(st.kept) > 0:
 		o.Status, o.Msg = StatusKept, st.kept[0].Why
-		s.report.Kept = append(s.report.Kept, st.kept...)
+		if s.verb == "rollback" { // elsewhere a directory that is in use is no more than that
+			s.report.Kept = append(s.report.Kept, st.kept...)
+		}
 	}
 	s.outcome(c, o)
 	if err != nil {
@@ -332,9 +334,7 @@ func (st *step) do() error {
 }
 
 func (st *step) keep(what, why string) {
-	if st.s.verb == "rollback" {
-		st.kept = append(st.kept, plan.Pending{ID: st.c.ID, What: what, Why: why})
-	}
+	st.kept = append(st.kept, plan.Pending{ID: st.c.ID, What: what, Why: why})
 }
 
 // content are the bytes that a file gets: those wanted, or those that were there before.

@@ -130,6 +130,9 @@ func foldUnit(l *plan.Ledger, c *change) {
 		return
 	}
 	_, known := l.Records[c.intent.ID]
+	if !known && c.result.Type == typeFail && plan.Same(t.Before, t.After) {
+		return
+	}
 	rec := record(l, c)
 	if !known {
 		rec.Previous = t.Before

@@ -331,7 +331,7 @@ func (u *undoer) target(history []plan.Target) (t plan.Target, why string, err e
 		case plan.Same(goal, h.After):
 			goal = h.Before
 		case i == len(history)-1 && plan.Same(goal, h.Before): // put back already
-		case i == len(history)-1 && u.allowed(plan.RiskOverwrite):
+		case u.allowed(plan.RiskOverwrite):
 			t.After = history[0].Before
 			return t, changedSince, nil
 		case i == len(history)-1:

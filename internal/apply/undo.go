@@ -256,15 +256,10 @@ func (s *session) purge() error {
 	return nil
 }
 
-// clean says whether nothing of edgeprep's is left on the node.
+// clean says whether every run was put back.
 func (s *session) clean() bool {
 	for _, r := range s.ledger.Runs {
 		if r.Undone == "" {
-			return false
-		}
-	}
-	for _, r := range s.ledger.Records {
-		if !r.Found {
 			return false
 		}
 	}
