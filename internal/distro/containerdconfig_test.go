@@ -92,37 +92,40 @@ func values(c containerdConfig) map[string]string {
 func TestConfigAsContainerdReadsIt(t *testing.T) {
 	t.Parallel()
 	for _, target := range []string{"containerd-1.7", "containerd-2.4"} {
-		program := containerdProgram(t, target)
-		if program == "" {
-			continue
-		}
-		var defaults map[string]string
-		for _, name := range append([]string{"empty"}, keys(configs())...) {
-			n := hosttest.New(t)
-			for file, text := range configs()[name] {
-				if file == "main" {
-					file = "main.toml"
+		t.Run(target, func(t *testing.T) {
+			t.Parallel()
+			program := containerdProgram(t, target)
+			defaults := dumped(t, program, writeConfig(t, configs()["empty"]).Path("/etc/c/main.toml"))
+			for _, name := range keys(configs()) {
+				n := writeConfig(t, configs()[name])
+				want := dumped(t, program, n.Path("/etc/c/main.toml"))
+				if want == nil {
+					continue
 				}
-				n.WriteFile("/etc/c/"+file, text)
-			}
-			want := dumped(t, program, n.Path("/etc/c/main.toml"))
-			if want == nil {
-				continue
-			}
-			if defaults == nil {
-				defaults = want
-			}
-			got := values(readContainerdConfig(n.FS(), "/etc/c/main.toml", target == "containerd-1.7"))
-			for k, v := range got {
-				if v == "" {
-					got[k] = defaults[k]
+				got := values(readContainerdConfig(n.FS(), "/etc/c/main.toml", target == "containerd-1.7"))
+				for k, v := range got {
+					if v == "" {
+						got[k] = defaults[k]
+					}
+				}
+				if diff := cmp.Diff(want, got); diff != "" {
+					t.Errorf("%s (-containerd +ours):\n%s", name, diff)
 				}
 			}
-			if diff := cmp.Diff(want, got); diff != "" {
-				t.Errorf("%s, %s (-containerd +ours):\n%s", target, name, diff)
-			}
-		}
+		})
 	}
+}
+
+func writeConfig(t *testing.T, files map[string]string) *hosttest.Node {
+	t.Helper()
+	n := hosttest.New(t)
+	for file, text := range files {
+		if file == "main" {
+			file = "main.toml"
+		}
+		n.WriteFile("/etc/c/"+file, text)
+	}
+	return n
 }
 
 func keys(m map[string]map[string]string) []string {
@@ -151,7 +154,7 @@ func containerdProgram(t *testing.T, target string) string {
 	case os.Getenv("EDGEPREP_REQUIRE_REAL") == "1":
 		t.Fatal(err)
 	}
-	t.Logf("needs a real containerd: %v", err)
+	t.Skipf("needs a real containerd: %v", err)
 	return ""
 }
 
