@@ -52,27 +52,32 @@ func (c *containerdConfig) counting() []int {
 	return out
 }
 
-// configPath is the setting that counts; a later one wins, an empty one does not override.
-func (c *containerdConfig) configPath() (s setting, ok bool) {
+// lastSet is the config_path that counts: the last one, also when it is empty (so merges containerd 2.4.2).
+func (c *containerdConfig) lastSet() (s setting, ok bool) {
 	for _, i := range c.counting() {
 		f := c.files[i]
 		id, there := c.registryOwner(f)
 		if !there {
 			continue
 		}
-		if v, _ := f.doc.Get(registryKey(id, "config_path")...); v != nil {
-			if text, isString := v.(string); isString && text != "" {
-				s, ok = setting{file: i, id: id, value: text}, true
-			}
+		if v, set := f.doc.Get(registryKey(id, "config_path")...); set {
+			text, _ := v.(string)
+			s, ok = setting{file: i, id: id, value: text}, true
 		}
 	}
 	return s, ok
 }
 
+// configPath is the setting that counts, ok when it says anything.
+func (c *containerdConfig) configPath() (s setting, ok bool) {
+	s, _ = c.lastSet()
+	return s, s.value != ""
+}
+
 // target is where config_path is to be written when it must change: where it is set, else in the file whose
 // table counts, else in the main file.
 func (c *containerdConfig) target() setting {
-	if s, ok := c.configPath(); ok {
+	if s, ok := c.lastSet(); ok {
 		return s
 	}
 	s := setting{}
