@@ -271,19 +271,25 @@ func (p *planner) conflict(a, b holder) {
 
 // checkRequired wants every required reference in an archive, in a form that containerd finds it by.
 func (p *planner) checkRequired(archives []Archive, required []Ref) {
-	have := map[string]bool{}
+	have, byDigest := map[string]bool{}, map[string]bool{}
 	for _, a := range archives {
 		for _, i := range a.Images {
 			have[i.Name] = true
 			if ref, err := ParseReference(i.Name); err == nil {
-				have[ref.Host+"/"+ref.Repository+"@"+i.Digest] = true
+				byDigest[ref.Host+"/"+ref.Repository+"@"+i.Digest] = true
 			}
 		}
 	}
 	var missing []string
 	for _, r := range required {
-		if !have[r.Name] {
+		switch {
+		case have[r.Name]:
+		case !byDigest[r.Name]:
 			missing = append(missing, r.Name)
+		case p.opts.Preload && p.node.Preload.Method == methodDirectory:
+			// k3s: since 2025-11-21 (1037dcbff) every import gets a record by digest
+			p.note("", r.Name+" is in an archive by its tag only: releases of "+p.node.Name+
+				" before December 2025 do not find it by digest", "save it with a name by digest too")
 		}
 	}
 	p.missing(missing)

@@ -358,8 +358,11 @@ func TestDesiredRequired(t *testing.T) {
 		return out
 	}
 	as, o := []preload.Archive{a}, preload.Options{Preload: true}
-	if _, err := preload.Desired(k3s(), as, refs("a.example/a:1", "a.example/a@"+someDigest), o); err != nil {
-		t.Error(err)
+	for _, n := range []distro.Node{k3s(), kubeadm()} {
+		r, err := preload.Desired(n, as, refs("a.example/a:1", "a.example/a@"+someDigest), o)
+		if err != nil || (len(r.Notes) == 1) != (n.ID == "k3s") {
+			t.Errorf("%s: %+v %v", n.ID, r.Notes, err)
+		}
 	}
 	want := refs("a.example/a:1", "a.example/a:2", "b.example/a@"+someDigest)
 	_, err := preload.Desired(k3s(), as, want, o)

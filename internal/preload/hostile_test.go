@@ -34,8 +34,8 @@ func frame(t testing.TB, b []byte, window int) []byte {
 
 const marker = `{"imageLayoutVersion":"1.0.0"}`
 
-// layout is an OCI archive with the given index.json, and blobs by content.
-func layout(index string, blobs ...string) []imagetest.Entry {
+// ociTar is an OCI archive with the given index.json, and blobs by content.
+func ociTar(index string, blobs ...string) []imagetest.Entry {
 	entries := []imagetest.Entry{
 		{Name: "oci-layout", Content: []byte(marker)}, {Name: "index.json", Content: []byte(index)},
 	}
@@ -75,7 +75,7 @@ func nested(depth int) []imagetest.Entry {
 		inner = index(entry(ociIndex, inner, ""))
 		blobs = append(blobs, inner)
 	}
-	return layout(index(entry(ociIndex, inner, "a.example/b:1")), blobs...)
+	return ociTar(index(entry(ociIndex, inner, "a.example/b:1")), blobs...)
 }
 
 func TestHostile(t *testing.T) {
@@ -91,37 +91,37 @@ func TestHostile(t *testing.T) {
 		entries []imagetest.Entry
 		want    string // id; "" is fine
 	}{
-		{"minimal", layout(named("a.example/b:1"), manifest, config), ""},
-		{"names by ref.name only", layout(strings.ReplaceAll(named("a.example/b:1"),
+		{"minimal", ociTar(named("a.example/b:1"), manifest, config), ""},
+		{"names by ref.name only", ociTar(strings.ReplaceAll(named("a.example/b:1"),
 			"io.containerd.image.name", "org.opencontainers.image.ref.name"), manifest, config), ""},
-		{"bare tag as name", layout(strings.ReplaceAll(named("v1"),
+		{"bare tag as name", ociTar(strings.ReplaceAll(named("v1"),
 			"io.containerd.image.name", "org.opencontainers.image.ref.name"), manifest, config), "NOD-106"},
-		{"no name", layout(strings.ReplaceAll(named("a.example/b:1"), "io.containerd", "x"), manifest, config), "NOD-106"},
-		{"name that is none", layout(named("A B"), manifest, config), "NOD-109"},
-		{"name of another digest", layout(named("a.example/b@sha256:"+strings.Repeat("0", 64)), manifest, config), "NOD-119"},
-		{"index too large", layout(big), "NOD-107"},
-		{"manifest too large", layout(index(entry(ociManifest, big, "a.example/b:1")), big), "NOD-107"},
-		{"index broken", layout(`{"manifests":[`), "NOD-108"},
-		{"index missing", layout("")[:1], "NOD-108"},
+		{"no name", ociTar(strings.ReplaceAll(named("a.example/b:1"), "io.containerd", "x"), manifest, config), "NOD-106"},
+		{"name that is none", ociTar(named("A B"), manifest, config), "NOD-109"},
+		{"name of another digest", ociTar(named("a.example/b@sha256:"+strings.Repeat("0", 64)), manifest, config), "NOD-119"},
+		{"index too large", ociTar(big), "NOD-107"},
+		{"manifest too large", ociTar(index(entry(ociManifest, big, "a.example/b:1")), big), "NOD-107"},
+		{"index broken", ociTar(`{"manifests":[`), "NOD-108"},
+		{"index missing", ociTar("")[:1], "NOD-108"},
 		{"unknown layout version", append([]imagetest.Entry{{Name: "oci-layout",
-			Content: []byte(`{"imageLayoutVersion":"9"}`)}}, layout(named("a.example/b:1"), manifest, config)[1:]...), "NOD-108"},
-		{"digest that is a path", layout(index(`{"mediaType":"` + ociManifest + `","digest":"sha256:../../../etc/passwd","size":1,` +
+			Content: []byte(`{"imageLayoutVersion":"9"}`)}}, ociTar(named("a.example/b:1"), manifest, config)[1:]...), "NOD-108"},
+		{"digest that is a path", ociTar(index(`{"mediaType":"` + ociManifest + `","digest":"sha256:../../../etc/passwd","size":1,` +
 			`"annotations":{"io.containerd.image.name":"a.example/b:1"}}`)), "NOD-108"},
-		{"negative size", layout(index(`{"mediaType":"`+ociManifest+`","digest":"`+digest.FromString(manifest).String()+
+		{"negative size", ociTar(index(`{"mediaType":"`+ociManifest+`","digest":"`+digest.FromString(manifest).String()+
 			`","size":-1,"annotations":{"io.containerd.image.name":"a.example/b:1"}}`), manifest), "NOD-108"},
-		{"size that is not so", layout(strings.Replace(named("a.example/b:1"), `"size":`, `"size":9`, 1), manifest, config), "NOD-103"},
-		{"manifest and index at once", layout(index(entry(ociManifest, both, "a.example/b:1")), both), "NOD-108"},
-		{"no image", layout(index(entry("text/plain", "x", "a.example/b:1")), "x"), "NOD-108"},
-		{"empty index", layout(index()), "NOD-104"},
+		{"size that is not so", ociTar(strings.Replace(named("a.example/b:1"), `"size":`, `"size":9`, 1), manifest, config), "NOD-103"},
+		{"manifest and index at once", ociTar(index(entry(ociManifest, both, "a.example/b:1")), both), "NOD-108"},
+		{"no image", ociTar(index(entry("text/plain", "x", "a.example/b:1")), "x"), "NOD-108"},
+		{"empty index", ociTar(index()), "NOD-104"},
 		{"nested", nested(3), ""},
 		{"nested too deep", nested(6), "NOD-107"},
-		{"nested JSON", layout(strings.Repeat("[", 1<<20)), "NOD-108"},
-		{"blob is a symlink", append(layout(named("a.example/b:1"), config), imagetest.Entry{
+		{"nested JSON", ociTar(strings.Repeat("[", 1<<20)), "NOD-108"},
+		{"blob is a symlink", append(ociTar(named("a.example/b:1"), config), imagetest.Entry{
 			Name: "blobs/sha256/" + digest.FromString(manifest).Encoded(), Link: "/etc/passwd"}), ""},
-		{"path traversal", append(layout(named("a.example/b:1"), manifest, config), imagetest.Entry{
+		{"path traversal", append(ociTar(named("a.example/b:1"), manifest, config), imagetest.Entry{
 			Name: "../../../../tmp/edgeprep-traversal", Content: []byte("x")}), ""},
-		{"last of two wins", append(layout(`broken`, manifest, config), layout(named("a.example/b:1"))[1]), ""},
-		{"last of two wins, broken", append(layout(named("a.example/b:1"), manifest, config), layout("broken")[1]), "NOD-108"},
+		{"last of two wins", append(ociTar(`broken`, manifest, config), ociTar(named("a.example/b:1"))[1]), ""},
+		{"last of two wins, broken", append(ociTar(named("a.example/b:1"), manifest, config), ociTar("broken")[1]), "NOD-108"},
 		{"only files", []imagetest.Entry{{Name: "readme", Content: []byte("x")}}, "NOD-104"},
 		{"docker: no config", docker(`[{"Config":"c.json","RepoTags":["a:1"],"Layers":[]}]`), "NOD-103"},
 		{"docker: no layer", docker(`[{"Config":"c.json","RepoTags":["a:1"],"Layers":["x"]}]`, "c.json",

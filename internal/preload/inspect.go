@@ -74,17 +74,12 @@ func merge(errs []error) error {
 }
 
 func inspect(ctx context.Context, fs host.FS, path string, known Known, sink progress.Sink) (Archive, error) {
-	fi, err := fs.Stat(path)
+	fi, dir, err := describePath(fs, path)
 	if err != nil {
 		return Archive{}, err
 	}
 	read := inspectFile
-	var dir *inventory
-	if fi.Type == host.TypeDir {
-		if dir, err = scanDir(fs, path); err != nil {
-			return Archive{}, err
-		}
-		fi = dir.info(fi)
+	if dir != nil {
 		read = func(ctx context.Context, fs host.FS, fi host.FileInfo, report func(int64)) (Archive, error) {
 			return inspectDir(ctx, dir, report)
 		}
@@ -100,6 +95,24 @@ func inspect(ctx context.Context, fs host.FS, path string, known Known, sink pro
 	step.end(err)
 	a.Path, a.Stamp, a.Size = path, FingerprintOf(fi), fi.Size
 	return a, err
+}
+
+// Describe describes an archive as Known is asked for it. A layout directory is described as one file, which
+// changes when any file in it does.
+func Describe(fs host.FS, path string) (host.FileInfo, error) {
+	fi, _, err := describePath(fs, path)
+	return fi, explain(path, err)
+}
+
+func describePath(fs host.FS, path string) (fi host.FileInfo, dir *inventory, err error) {
+	fi, err = fs.Stat(path)
+	if err != nil || fi.Type != host.TypeDir {
+		return fi, nil, err
+	}
+	if dir, err = scanDir(fs, path); err != nil {
+		return fi, nil, err
+	}
+	return dir.info(fi), dir, nil
 }
 
 func inspectFile(ctx context.Context, fs host.FS, fi host.FileInfo, report func(int64)) (Archive, error) {

@@ -157,6 +157,9 @@ func TestInspectLayoutDirectory(t *testing.T) {
 	}
 	checkImages(t, s, imagetest.Form{Layout: imagetest.OCI}, a)
 
+	if fi, err := preload.Describe(node(t), dir); err != nil || !a.Unchanged(fi) {
+		t.Errorf("described as %+v, %v", fi, err)
+	}
 	web, _ := s.Image(imagetest.WebName)
 	layer := filepath.Join(dir, "blobs", "sha256", strings.TrimPrefix(web.Platforms[1].Layers[1], "sha256:"))
 	again := func() bool {
