@@ -178,12 +178,14 @@ func (s *Server) Close() error {
 func (s *Server) Serve(ctx context.Context) error {
 	defer s.store.Close()
 	s.store.wg.Go(s.sweep)
-	servers := []*http.Server{s.server(s.handler())}
+	data := s.server(s.handler())
+	servers := []*http.Server{data}
 	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return serve(servers[0], s.data) })
+	g.Go(func() error { return serve(data, s.data) })
 	if s.admin != nil {
-		servers = append(servers, s.server(adminHandler(s.health, s.misses)))
-		g.Go(func() error { return serve(servers[1], s.admin) })
+		admin := s.server(adminHandler(s.health, s.misses))
+		servers = append(servers, admin)
+		g.Go(func() error { return serve(admin, s.admin) })
 	}
 	s.log.Info("mirror serves", "listen", s.Addr().String(), "cache", s.store.Dir(), "upstream", "never")
 	n := s.notifier()

@@ -87,7 +87,7 @@ func checkRoot(dir string, lazy bool) error {
 	case errors.Is(err, fs.ErrNotExist) && lazy:
 		return nil
 	case err != nil:
-		return fail("MER-001", dir, "the cache cannot be opened", "", "edgeprep mirror load --cache "+dir+" ARCHIVE", err)
+		return fail("MER-001", dir, "the cache cannot be opened", "", "mkdir -p "+dir, err)
 	case !fi.IsDir():
 		return fail("MER-001", dir, "the cache is not a directory", "", "give the directory to --cache", nil)
 	}
