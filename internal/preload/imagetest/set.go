@@ -5,6 +5,7 @@
 package imagetest
 
 import (
+	_ "crypto/sha256" // go-digest uses what the program links
 	"encoding/json"
 	"fmt"
 	"slices"
