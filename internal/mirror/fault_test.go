@@ -136,7 +136,9 @@ func TestBadBlobGoesToQuarantine(t *testing.T) {
 		if _, err := os.Lstat(file(s, layer)); err != nil {
 			t.Error("it may still be being copied; it must stay for a while")
 		}
+		s = open(t, s.Dir())
 		s.settle = 0
+		srv, _ = serveStore(t, s)
 		age(t, file(s, layer))
 		get(t, srv.URL+"/v2/x/blobs/"+layer) // a large one is hashed in the background of the first answer
 		if a := get(t, srv.URL+"/v2/x/blobs/"+layer); a.StatusCode != 404 {

@@ -149,7 +149,7 @@ func TestListenErrors(t *testing.T) {
 // A running download is finished, for a while, when the server is told to stop.
 func TestStopDrains(t *testing.T) {
 	t.Parallel()
-	set, layer := large(t, 32<<20)
+	set, layer := large(t, 12<<20)
 	store := open(t, tempDir(t))
 	load(t, store, sourceOf(set))
 	s, stop := start(t, Config{Cache: store.Dir(), Listen: "127.0.0.1:0"})
@@ -162,10 +162,11 @@ func TestStopDrains(t *testing.T) {
 	must(t, err)
 	stopped := make(chan error, 1)
 	go func() { stopped <- stop() }()
+	tr := &http.Transport{DisableKeepAlives: true}
 	for err == nil { // until it does not take anyone new
-		var c net.Conn
-		if c, err = net.Dial("tcp", s.Addr().String()); err == nil {
-			c.Close()
+		var r *http.Response
+		if r, err = (&http.Client{Transport: tr}).Get(s.URL() + "/v2/"); err == nil {
+			r.Body.Close()
 		}
 	}
 	got, err := io.ReadAll(resp.Body)
