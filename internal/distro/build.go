@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"path"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/edgeprep/edgeprep/internal/host"
@@ -77,6 +78,10 @@ func (b *builder) identity(ctx context.Context) error {
 	}
 	b.n.DataDir = data.Value
 	b.evidence("data-dir", data.Value, data.Source)
+	if b.o.DataDir != "" && len(data.Others) > 0 {
+		o := data.Others[0]
+		b.note(fmt.Sprintf("edgeprep.toml says data_dir %s, but %s says %s: that is what %s itself uses", data.Value, o.Source, o.Value, b.d.Name))
+	}
 	p, ok, err := b.x.anyExists(b.d.Started)
 	if ok {
 		b.n.Started = true
@@ -329,14 +334,6 @@ func (b *builder) notes(context.Context) error {
 		if !ok {
 			continue
 		}
-		b.x.vars["value"], b.x.vars["other"] = "", ""
-		if rule.Shadowed != "" {
-			s, err := b.x.get(rule.Shadowed)
-			if err != nil {
-				return err
-			}
-			b.x.vars["value"], b.x.vars["other"] = s.Value, s.Other+" ("+s.OtherSource+")"
-		}
 		text, err := b.x.text(rule.Text)
 		if err != nil {
 			return err
@@ -346,19 +343,27 @@ func (b *builder) notes(context.Context) error {
 	return nil
 }
 
+// applies says whether all conditions of a rule hold, and sets {value} and {other} for its text. A version that
+// is not known has a note of its own: what the gates would say is then no more than a guess.
 func (b *builder) applies(rule NoteRule) (bool, error) {
-	if rule.Role != "" && rule.Role != b.n.Role || rule.Gate != "" && b.n.Gates.named(rule.Gate) || rule.NotStarted && b.n.Started {
+	switch {
+	case rule.Role != "" && rule.Role != b.n.Role, rule.NotStarted && b.n.Started:
 		return false, nil
-	}
-	if rule.Shadowed != "" {
-		s, err := b.x.get(rule.Shadowed)
-		if err != nil || s.Other == "" {
+	case rule.Gate != "" && (b.n.Version == "" || b.n.Gates.named(rule.Gate)):
+		return false, nil
+	case rule.Exists != "":
+		if _, ok, err := b.x.anyExists([]string{rule.Exists}); !ok || err != nil {
 			return false, err
 		}
 	}
-	if rule.Exists != "" {
-		_, ok, err := b.x.anyExists([]string{rule.Exists})
-		return ok, err
+	if rule.Shadowed == "" {
+		return true, nil
 	}
+	s, err := b.x.get(rule.Shadowed)
+	i := slices.IndexFunc(s.Others, func(o other) bool { return o.Env })
+	if err != nil || i < 0 {
+		return false, err
+	}
+	b.x.vars["value"], b.x.vars["other"] = s.Value, s.Others[i].Value+" ("+s.Others[i].Source+")"
 	return true, nil
 }

@@ -176,10 +176,10 @@ type Gate struct {
 type NoteRule struct {
 	Text       string `toml:"text" json:"text"`
 	Role       Role   `toml:"role" json:"role,omitempty"`
-	Gate       string `toml:"gate" json:"gate,omitempty"`              // this gate is closed
-	Shadowed   string `toml:"shadowed" json:"shadowed,omitempty"`      // two places of this setting disagree
-	Exists     string `toml:"exists" json:"exists,omitempty"`          // this path exists
-	NotStarted bool   `toml:"not_started" json:"notStarted,omitempty"` // it has never run
+	Gate       string `toml:"gate" json:"gate,omitempty"`                // this gate is closed
+	Shadowed   string `toml:"shadowed_env" json:"shadowedEnv,omitempty"` // the environment disagrees with what this setting is
+	Exists     string `toml:"exists" json:"exists,omitempty"`            // this path exists
+	NotStarted bool   `toml:"not_started" json:"notStarted,omitempty"`   // it has never run
 }
 
 // Descriptors is a set of descriptors, by id.

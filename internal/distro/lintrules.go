@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/edgeprep/edgeprep/internal/diag"
 )
 
 var idForm = regexp.MustCompile(`^[a-z][a-z0-9-]*$`)
@@ -26,6 +28,7 @@ func (l *linter) semantics() {
 		l.at("CFG-104", fmt.Sprintf("id %q is not lower case letters, digits and -", d.ID), `write id = "k3s"`, "id")
 	} else if want := strings.TrimSuffix(path.Base(l.file), ".toml"); want != d.ID {
 		l.at("CFG-104", fmt.Sprintf("id is %q, but the file is called %s", d.ID, path.Base(l.file)), "call the file "+d.ID+".toml", "id")
+		l.found[len(l.found)-1].Severity = diag.Warning // it works; people look for it under its id
 	}
 	l.required(d.Name, "name")
 	l.required(d.Summary, "summary")
@@ -273,7 +276,7 @@ func (l *linter) notes() {
 		l.template(n.Text, append(p, "text")...)
 		l.oneOf(string(n.Role), roleNames(), append(p, "role")...)
 		l.oneOf(n.Gate, append(gateNames(), ""), append(p, "gate")...)
-		l.setting(n.Shadowed, append(p, "shadowed")...)
+		l.setting(n.Shadowed, append(p, "shadowed_env")...)
 		l.absolute(n.Exists, append(p, "exists")...)
 	}
 }

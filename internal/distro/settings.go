@@ -26,9 +26,14 @@ type setting struct {
 	Value  string
 	Source string
 	Set    bool // not by default
-	// Other is what a place that lost says, when that differs.
-	Other       string
-	OtherSource string
+	Others []other
+}
+
+// other is a place that lost and says something else.
+type other struct {
+	Value  string
+	Source string
+	Env    bool // the environment
 }
 
 // resolver finds settings on one node, each once.
@@ -97,8 +102,8 @@ func (x *resolver) resolve(name string) (setting, error) {
 		case !ok || value == "" && rule.Type != typeString:
 		case !s.Set:
 			s.Value, s.Source, s.Set = value, source, true
-		case s.Other == "" && value != s.Value:
-			s.Other, s.OtherSource = value, source
+		case value != s.Value:
+			s.Others = append(s.Others, other{value, source, src.Env != ""})
 		}
 	}
 	if s.Set || fixed {
