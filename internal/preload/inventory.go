@@ -59,7 +59,7 @@ func (v *inventory) document(name string) (b []byte, ok bool, err error) {
 	if v.open == nil {
 		b, ok := v.docs[name]
 		if !ok {
-			return nil, true, malformed("%q in the archive is not JSON", name)
+			return nil, true, malformed("%q in the archive is not the JSON that it should be", name)
 		}
 		return b, true, nil
 	}

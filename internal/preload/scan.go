@@ -3,7 +3,10 @@ package preload
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"io"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // scanner takes an inventory of a tar that is read in order.
@@ -67,17 +70,38 @@ func (s *scanner) member(m member, r io.Reader) error {
 
 // keep holds a document in memory.
 func (s *scanner) keep(m *member, r io.Reader) error {
-	if s.kept += m.size; s.kept > maxDocuments {
-		return limit("the archive has more than %d MiB of indexes and manifests", maxDocuments>>20)
-	}
 	b := make([]byte, m.size)
 	if _, err := io.ReadFull(r, b); err != nil {
 		return err
 	}
-	s.inv.docs[m.name] = b
 	var err error
-	m.sum, err = sum(s.ctx, m.name, bytes.NewReader(b), measures{digest: true})
-	return err
+	if m.sum, err = sum(s.ctx, m.name, bytes.NewReader(b), measures{digest: true}); err != nil {
+		return err
+	}
+	if !isDocument(m.name, b) {
+		return nil
+	}
+	if s.kept += m.size; s.kept > maxDocuments {
+		return limit("the archive has more than %d MiB of indexes and manifests", maxDocuments>>20)
+	}
+	s.inv.docs[m.name] = b
+	return nil
+}
+
+// isDocument tells indexes, manifests and configs from other JSON: software lists that are attached to images
+// are large.
+func isDocument(name string, b []byte) bool {
+	switch name {
+	case ocispec.ImageLayoutFile, ocispec.ImageIndexFile, dockerIndex:
+		return true
+	}
+	var keys struct {
+		SchemaVersion, Manifests, Layers, RootFS, Architecture json.RawMessage
+	}
+	if json.Unmarshal(b, &keys) != nil {
+		return false
+	}
+	return len(keys.SchemaVersion)+len(keys.Manifests)+len(keys.Layers)+len(keys.RootFS)+len(keys.Architecture) > 0
 }
 
 // contextReader stops reading when its context is done.

@@ -179,6 +179,9 @@ func (r *resolver) read(desc ocispec.Descriptor, v any) (ok bool, err error) {
 	}
 	text := b.inline
 	if text == nil {
+		if seen := b.member.sum.digest; seen != "" && seen != desc.Digest.String() {
+			return false, mismatch(b)
+		}
 		if text, _, err = r.inv.document(b.member.name); err != nil {
 			return false, fmt.Errorf("%s: %w", r.user, err)
 		}
