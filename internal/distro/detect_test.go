@@ -264,6 +264,20 @@ func (failingVersion) BinaryVersion(context.Context, string, ...string) (string,
 	return "", errors.New("exec format error")
 }
 
+func TestExpand(t *testing.T) {
+	t.Parallel()
+	x := &resolver{d: &Descriptor{Settings: map[string]Setting{"base": {Type: typePath, Default: "/"}, "loop": {Type: typePath, Default: "{loop}/x"}}},
+		known: map[string]setting{}, vars: map[string]string{"arch": "arm64"}}
+	for in, want := range map[string]string{"{base}/run": "/run", "{base}": "/", "/a/{arch}/{b}": "/a/arm64/", "{ARCH} {}": "{ARCH} {}"} {
+		if got, err := x.text(in); got != want || err != nil {
+			t.Errorf("%q: %q, %v", in, got, err)
+		}
+	}
+	if _, err := x.text("{loop}"); err == nil || !strings.Contains(err.Error(), "loop, loop") {
+		t.Errorf("a loop of settings: %v", err)
+	}
+}
+
 func TestTables(t *testing.T) {
 	t.Parallel()
 	set := load(t)

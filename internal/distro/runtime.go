@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/edgeprep/edgeprep/internal/host"
@@ -56,7 +57,9 @@ func (b *builder) findRuntimeUnit(ctx context.Context) error {
 	b.runtimeUnit = u
 	b.n.Notes = append(b.n.Notes, u.Notes...)
 	b.n.Runtime.Unit = name
-	b.n.Units = append([]string{name}, b.n.Units...)
+	if !slices.Contains(b.n.Units, name) {
+		b.n.Units = append([]string{name}, b.n.Units...)
+	}
 	b.evidence("runtime-unit", name+" ("+state(u)+")", u.Path)
 	if p := u.program(); path.IsAbs(p) {
 		if info, err := b.r.FS().Stat(p); err == nil && info.Type == host.TypeFile {

@@ -212,6 +212,9 @@ func (x *resolver) expand(template string) (setting, error) {
 		}
 		return s.Value
 	})
+	if strings.HasPrefix(out.Value, "//") { // "{base-dir}/run" below a base directory that is /
+		out.Value = out.Value[1:]
+	}
 	return out, failed
 }
 
