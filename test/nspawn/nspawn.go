@@ -121,6 +121,7 @@ func New(t testing.TB, name string) *Node {
 	n := &Node{Root: filepath.Join(dir, "root"), name: name}
 	mount(t, "overlay", n.Root, "overlay", fmt.Sprintf("lowerdir=%s,upperdir=%s/upper,workdir=%s/work", base, dir, dir))
 	n.Write(t, "/etc/hostname", name+"\n")
+	n.Write(t, "/etc/hosts", "127.0.0.1 localhost "+name+"\n") // containerd copies it into every pod
 	id := sha256.Sum256([]byte(name))
 	n.Write(t, "/etc/machine-id", hex.EncodeToString(id[:16])+"\n")
 	return n
