@@ -29,10 +29,10 @@ func (b *builder) tree(root string) error {
 	for _, name := range siblings {
 		registry := registryOf(name)
 		switch {
+		case b.isMirror(registry):
 		case loopback(registry) && !slices.Contains(b.policy.Hosts, registry):
 			b.result.note("the registry "+registry+" is on this machine and is left as it is", diag.Where{File: path.Join(root, name)},
 				"to mirror it too, add it to [registries] hosts")
-		case b.isMirror(registry):
 		default:
 			b.hosts(path.Join(root, name))
 		}

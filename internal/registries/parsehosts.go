@@ -343,10 +343,28 @@ func (p *hostsParser) ignored(id string, w diag.Where, what string) {
 
 func (p *hostsParser) where(at ...string) diag.Where {
 	w := diag.Where{File: p.file, Key: strings.Join(at, ".")}
-	if pos, ok := p.doc.Index().Nearest(at...); ok {
+	if pos, ok := p.doc.Index().Nearest(p.asWritten(at)...); ok {
 		w.Line, w.Col = pos.Line, pos.Col
 	}
 	return w
+}
+
+// asWritten undoes fold: the path in the file's own spelling.
+func (p *hostsParser) asWritten(at []string) []string {
+	out := slices.Clone(at)
+	for i, k := range out {
+		v, _ := p.doc.Get(out[:i]...)
+		t, _ := v.(map[string]any)
+		if _, exact := t[k]; exact {
+			continue
+		}
+		for _, have := range sortedKeys(t) {
+			if strings.EqualFold(have, k) {
+				out[i] = have
+			}
+		}
+	}
+	return out
 }
 
 func syntaxWhere(file string, err error) diag.Where {
