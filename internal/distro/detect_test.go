@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"flag"
 	"os"
 	"path/filepath"
 	"strings"
@@ -19,8 +18,6 @@ import (
 	"github.com/edgeprep/edgeprep/internal/host"
 	"github.com/edgeprep/edgeprep/internal/host/hosttest"
 )
-
-var update = flag.Bool("update", false, "write the goldens")
 
 const trees = "../../testdata/distros"
 
@@ -56,9 +53,10 @@ func fromTree(t *testing.T, file string) *hosttest.Node {
 	return n
 }
 
+// golden compares with a file; EDGEPREP_UPDATE=1 writes it.
 func golden(t *testing.T, file string, got []byte) {
 	t.Helper()
-	if *update {
+	if os.Getenv("EDGEPREP_UPDATE") == "1" {
 		if err := os.WriteFile(file, got, 0o644); err != nil {
 			t.Fatal(err)
 		}
@@ -66,7 +64,7 @@ func golden(t *testing.T, file string, got []byte) {
 	}
 	want, err := os.ReadFile(file)
 	if err != nil {
-		t.Fatalf("%v (go test -update writes it)", err)
+		t.Fatalf("%v (EDGEPREP_UPDATE=1 writes it)", err)
 	}
 	if diff := cmp.Diff(string(want), string(got)); diff != "" {
 		t.Errorf("%s (-want +got):\n%s", file, diff)
@@ -275,6 +273,28 @@ func TestExpand(t *testing.T) {
 	}
 	if _, err := x.text("{loop}"); err == nil || !strings.Contains(err.Error(), "loop, loop") {
 		t.Errorf("a loop of settings: %v", err)
+	}
+}
+
+// The README's table of distributions is generated: it stands between two comments.
+func TestReadmeIsCurrent(t *testing.T) {
+	t.Parallel()
+	const file, begin, end = "../../README.md", "<!-- distributions: generated, make docs -->\n", "<!-- end -->\n"
+	data, err := os.ReadFile(file)
+	before, rest, ok := strings.Cut(string(data), begin)
+	old, after, ended := strings.Cut(rest, end)
+	if err != nil || !ok || !ended {
+		t.Skip("README.md has no place for the table of distributions")
+	}
+	table := Markdown(load(t))
+	if old == table {
+		return
+	}
+	if os.Getenv("EDGEPREP_UPDATE") != "1" {
+		t.Fatal("the table in README.md is not that of distros/: make docs")
+	}
+	if err := os.WriteFile(file, []byte(before+begin+table+end+after), 0o644); err != nil {
+		t.Fatal(err)
 	}
 }
 

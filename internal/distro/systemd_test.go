@@ -16,7 +16,7 @@ import (
 // The words of command lines are those that systemd itself reads: many lines of hard pieces go through both.
 func TestWordsAsSystemdReadsThem(t *testing.T) {
 	t.Parallel()
-	real := systemdBinary(t)
+	program := systemdBinary(t)
 	rng := rand.New(rand.NewPCG(1, 2))
 	pieces := []string{"a", "B-1", "--x=", " ", "  ", "\t", `"`, `'`, `"c d"`, `'e f'`, `\x41`, `\101`, `\u00e4`, `\s`, `\"`, `\'`, `\\`, "%N", "%%", "$A", "${A}", "$$", "\\\n", "\\\n# note\n", "/"}
 	var b strings.Builder
@@ -28,7 +28,7 @@ func TestWordsAsSystemdReadsThem(t *testing.T) {
 		}
 		b.WriteString("\n")
 	}
-	theirs := systemdWords(t, real, b.String())
+	theirs := systemdWords(t, program, b.String())
 	compared := 0
 	for _, d := range parseUnit("f", []byte(b.String())) {
 		if d.Key != "ExecStart" {
