@@ -128,7 +128,7 @@ func TestRollbackLeavesWhatWasEditedSince(t *testing.T) {
 	w := newWorld(t)
 	w.mustApply()
 	w.n.WriteMode(registries, "mirrors: {theirs: {}}\n", 0o600)
-	p, err := RollbackPlan(context.Background(), w.n, "", w.allow)
+	p, err := RollbackPlan(context.Background(), asRoot(w.n), "", w.allow)
 	if err != nil || len(p.Kept) != 1 || p.Kept[0].What != registries {
 		t.Fatalf("%v, kept %+v", err, p.Kept)
 	}
@@ -174,7 +174,7 @@ func TestARestartIsOwedUntilItIsDone(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.n.ClearFaults()
-	st, err := ReadStatus(context.Background(), w.n)
+	st, err := ReadStatus(context.Background(), asRoot(w.n))
 	if err != nil || len(st.Owed["k3s.service"].IDs) != 1 {
 		t.Errorf("status: %v %+v", err, st.Owed)
 	}
@@ -456,7 +456,7 @@ func TestStatusNamesDrift(t *testing.T) {
 	if err := os.Remove(w.n.Path("/etc/edgeprep-link")); err != nil {
 		t.Fatal(err)
 	}
-	st, err := ReadStatus(context.Background(), w.n)
+	st, err := ReadStatus(context.Background(), asRoot(w.n))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -131,7 +131,7 @@ func with(r resource.Resource, after ...string) resource.Resource {
 }
 
 func (w *world) engine() *Engine {
-	return &Engine{Host: w.n, Allow: w.allow, HTTP: w.ask, Load: w.load,
+	return &Engine{Host: asRoot(w.n), Allow: w.allow, HTTP: w.ask, Load: w.load,
 		Now:  func() time.Time { return time.Date(2026, 11, 22, 21, 0, 0, 0, time.UTC) },
 		Open: func(context.Context, string) (host.ImageSource, error) { return hosttest.NewSource(w.images...), nil }}
 }
@@ -141,7 +141,7 @@ func (w *world) build(ctx context.Context) (plan.Plan, error) {
 	if err != nil {
 		return plan.Plan{}, err
 	}
-	return plan.Build(ctx, hosttest.NoWrites(w.n), w.want, l, plan.Options{Cache: w.openCache})
+	return plan.Build(ctx, hosttest.NoWrites(asRoot(w.n)), w.want, l, plan.Options{Cache: w.openCache})
 }
 
 // load is a small mirror: the layout of the cache without its verification.

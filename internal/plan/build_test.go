@@ -44,7 +44,7 @@ func golden(t *testing.T, name, got string) {
 
 func build(t *testing.T, n *hosttest.Node, l plan.Ledger, rs ...resource.Resource) plan.Plan {
 	t.Helper()
-	p, err := plan.Build(context.Background(), hosttest.NoWrites(n), rs, l, plan.Options{})
+	p, err := plan.Build(context.Background(), hosttest.NoWrites(asRoot(n)), rs, l, plan.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -207,7 +207,7 @@ func TestOrder(t *testing.T) {
 		"cycle": {a, b, c}, "does not exist": {a}, "in two ways": {file("/x", "1"), file("/x", "2")}, "no content": {{ID: "x"}},
 	}
 	for want, rs := range bad {
-		_, err := plan.Build(context.Background(), n, rs, plan.NewLedger(), plan.Options{})
+		_, err := plan.Build(context.Background(), asRoot(n), rs, plan.NewLedger(), plan.Options{})
 		if !errors.Is(err, plan.ErrGraph) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", want, err)
 		}
@@ -311,7 +311,7 @@ func TestAnArchiveIsKnownByItsStamp(t *testing.T) {
 	if p = build(t, n, l, a); !p.Empty() {
 		t.Errorf("same stamp, not trusted: %+v", p.Changes)
 	}
-	p, err = plan.Build(context.Background(), n, []resource.Resource{a}, l, plan.Options{Verify: true})
+	p, err = plan.Build(context.Background(), asRoot(n), []resource.Resource{a}, l, plan.Options{Verify: true})
 	if err != nil || len(p.Changes) != 1 || len(p.Changes[0].Risks) != 0 || !strings.Contains(p.Changes[0].Reason, "damaged") {
 		t.Errorf("%v %+v", err, p.Changes)
 	}
@@ -360,7 +360,7 @@ func TestImages(t *testing.T) {
 		t.Errorf("%+v", p.Changes)
 	}
 	verify := func() plan.Plan {
-		p, err := plan.Build(context.Background(), n, []resource.Resource{set}, l, plan.Options{Verify: true})
+		p, err := plan.Build(context.Background(), asRoot(n), []resource.Resource{set}, l, plan.Options{Verify: true})
 		if err != nil {
 			t.Fatal(err)
 		}
