@@ -145,12 +145,12 @@ func (s *session) restored(goal plan.State) ([]byte, error) {
 	if err == nil && plan.Sum(data) == goal.SHA256 {
 		return data, nil
 	}
-	what := "the kept bytes are missing"
-	if err == nil {
-		what = "the kept bytes are damaged"
+	d := &diag.Diagnostic{ID: "APL-016", Severity: diag.Error, What: "the kept bytes are missing or damaged", Where: diag.Where{File: p},
+		Why: "somebody changed " + plan.BackupDir + ", or the storage is failing", Fix: "sha256sum " + p + "   # must be its name"}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		d.Why = err.Error()
 	}
-	return nil, &diag.Diagnostic{ID: "APL-016", Severity: diag.Error, What: what, Where: diag.Where{File: p},
-		Why: "somebody changed " + plan.BackupDir + ", or the storage is failing", Fix: "ls -l " + plan.BackupDir}
+	return nil, d
 }
 
 // place puts an archive where it is read from.
