@@ -60,29 +60,29 @@ const (
 
 // Check is one entry of the checklist.
 type Check struct {
-	ID       string
-	Title    string // what is true when it passes
-	Severity Severity
-	Scope    Scope
-	Profiles []Profile // empty: all
+	ID       string    `json:"id"`
+	Title    string    `json:"title"` // what is true when it passes
+	Severity Severity  `json:"severity"`
+	Scope    Scope     `json:"scope"`
+	Profiles []Profile `json:"profiles,omitempty"` // empty: all
 	// DependsOn names checks whose failure makes this one fail too; then it is folded under them.
-	DependsOn []string
-	Story     Story
-	Timeout   time.Duration // zero: DefaultTimeout
+	DependsOn []string      `json:"dependsOn,omitempty"`
+	Story     Story         `json:"story"`
+	Timeout   time.Duration `json:"-"` // zero: DefaultTimeout
 	// Unwaivable: no waiver lets a node pass without it.
-	Unwaivable bool
+	Unwaivable bool `json:"unwaivable,omitempty"`
 	// Last: judges what was observed during the whole run, so it runs after all others.
-	Last bool
-	Run  func(ctx context.Context, env *Env) []Finding
+	Last bool                                          `json:"-"`
+	Run  func(ctx context.Context, env *Env) []Finding `json:"-"`
 }
 
 // Story is what `edgeprep explain` tells about a check.
 type Story struct {
-	Seen    string   // what an operator sees when it goes wrong
-	Cause   string   // why that happens
-	Look    string   // what the check looks at
-	Fix     string   // what to do
-	Sources []string // where the knowledge comes from
+	Seen    string   `json:"seen"`    // what an operator sees when it goes wrong
+	Cause   string   `json:"cause"`   // why that happens
+	Look    string   `json:"look"`    // what the check looks at
+	Fix     string   `json:"fix"`     // what to do
+	Sources []string `json:"sources"` // where the knowledge comes from
 }
 
 // DefaultTimeout bounds a check that names no time-out of its own.

@@ -122,13 +122,22 @@ func runPlace(ctx context.Context, e *Env) []Finding {
 			Observed: n.Name + " is told to use " + n.Runtime.External + ", so its image directory has no effect", Source: e.sourceOf("runtime")}}
 	}
 	out := e.strays()
-	for _, r := range e.Resources {
-		if r.Kind == resource.KindArchive && r.Archive != nil {
-			out = append(out, e.placed(ctx, *r.Archive))
-		}
+	for _, a := range e.imageArchives() {
+		out = append(out, e.placed(ctx, a))
 	}
 	if len(out) == 0 {
 		return []Finding{skip(n.Preload.Dir, "no archive is to be placed")}
+	}
+	return out
+}
+
+// imageArchives are the archives that are to lie in the image directory; programs are placed like them.
+func (e *Env) imageArchives() []resource.Archive {
+	var out []resource.Archive
+	for _, r := range e.Resources {
+		if a := r.Archive; a != nil && (len(a.Images) > 0 || path.Dir(a.Path) == path.Clean(e.Node.Preload.Dir)) {
+			out = append(out, *a)
+		}
 	}
 	return out
 }

@@ -217,10 +217,28 @@ func runSandbox(ctx context.Context, e *Env) []Finding {
 		return []Finding{{Status: StatusFail, Subject: ref, Expected: "present", Observed: "absent" + e.elsewhere(ctx, parsed),
 			Source: source, Remedy: Remedy{Text: "add " + ref + " to [images] archives and required, then", Command: "edgeprep apply"}}}
 	case !img.Pinned:
-		return []Finding{{Status: StatusWarn, Subject: ref, Expected: "pinned", Observed: "kubelet may collect it when the disk fills",
-			Source: source, Remedy: Remedy{Command: "edgeprep apply"}}}
+		return append([]Finding{e.notPinned(parsed, source)}, e.complete(ctx, parsed, source))
 	}
 	return []Finding{e.complete(ctx, parsed, source)}
+}
+
+// notPinned: kubelet collects what CRI does not report as pinned. containerd knows the label since 1.7
+// (internal/cri/labels); before, it is there and without effect.
+func (e *Env) notPinned(r preload.Ref, source string) Finding {
+	f := Finding{Status: StatusWarn, Subject: r.Name, Expected: "pinned", Observed: "kubelet may collect it when the disk fills",
+		Source: source, Remedy: Remedy{Command: "edgeprep apply"}}
+	own, _ := e.record(r)
+	records, err := e.memo.images()
+	if err != nil {
+		return f
+	}
+	for _, img := range records {
+		if img.Target.Digest == own.Target.Digest && img.Labels["io.cri-containerd.pinned"] == "pinned" {
+			f.Observed = "it has the pin label, which this containerd does not report to kubelet: kubelet may collect it when the disk fills"
+			f.Remedy = Remedy{Text: "use containerd 1.7 or later, or give kubelet --pod-infra-container-image=" + r.Name}
+		}
+	}
+	return f
 }
 
 // sandbox is the reference and where it was read. On containerd 2.x the CRI status leaves it empty
@@ -252,7 +270,7 @@ func (e *Env) complete(ctx context.Context, r preload.Ref, source string) Findin
 		return Finding{Status: StatusFail, Subject: r.Name, Expected: "complete", Observed: strings.Join(flaws, "; "), Source: source,
 			Remedy: Remedy{Text: "bring it in again", Command: "edgeprep apply"}}
 	}
-	return pass(r.Name, "present, complete, pinned; "+img.Target.Digest, source)
+	return pass(r.Name, "present, complete; "+img.Target.Digest, source)
 }
 
 // record is the image record behind a reference.

@@ -117,12 +117,9 @@ func (e *Env) cache() string {
 
 // toPlace are the bytes of archives that are not in the image directory yet.
 func (e *Env) toPlace() (n int64) {
-	for _, r := range e.Resources {
-		if r.Archive == nil {
-			continue
-		}
-		if fi, err := e.Reader.FS().Lstat(r.Archive.Path); err != nil || fi.Size != r.Archive.Size {
-			n += r.Archive.Size
+	for _, a := range e.imageArchives() {
+		if fi, err := e.Reader.FS().Lstat(a.Path); err != nil || fi.Size != a.Size {
+			n += a.Size
 		}
 	}
 	return n

@@ -225,13 +225,7 @@ func (s *site) pull(ref string) error {
 // serve starts the mirror.
 func (s *site) serve() {
 	s.t.Helper()
-	// a socket's path is bounded by 108 bytes, which a test's directory may pass
-	dir, err := os.MkdirTemp("", "edgeprep-check-")
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	s.t.Cleanup(func() { os.RemoveAll(dir) })
-	admin := filepath.Join(dir, "mirror.sock")
+	admin := filepath.Join(shortDir(s.t), "mirror.sock")
 	server, err := mirror.Listen(s.t.Context(), mirror.Config{Cache: s.cache, Listen: "127.0.0.1:0", Admin: admin})
 	if err != nil {
 		s.t.Fatal(err)
@@ -252,6 +246,17 @@ func (s *site) serve() {
 	for _, u := range append([]string{"containerd.service"}, s.env.Node.Units...) {
 		s.node.UnitState().Add(host.Unit{Name: u, Active: "active"})
 	}
+}
+
+// shortDir is a directory for sockets: their path is bounded by 108 bytes, which t.TempDir may pass.
+func shortDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "epchk-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
 }
 
 // configure writes the registries configuration that edgeprep wants, and on k3s what it renders of it.
