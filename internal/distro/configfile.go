@@ -142,7 +142,7 @@ func yamlLine(err error) int {
 
 func badConfig(file string, line int, what string) error {
 	return &diag.Refused{Err: &diag.Diagnostic{
-		ID: "NOD-005", Severity: diag.Error, What: "the distribution's configuration cannot be read: " + what,
+		ID: "NOD-012", Severity: diag.Error, What: "the distribution's configuration cannot be read: " + what,
 		Where: diag.Where{File: file, Line: line},
 		Why:   "the data directory and the registry file may be set in it, and the distribution itself does not start with it",
 		Fix:   "correct " + file + ", then run edgeprep detect again",
@@ -156,7 +156,7 @@ func unreadable(file string, err error) error {
 		fix = "run edgeprep as root"
 	}
 	return &diag.Refused{Err: &diag.Diagnostic{
-		ID: "NOD-006", Severity: diag.Error, What: "cannot be read: " + err.Error(), Where: diag.Where{File: file},
+		ID: "NOD-013", Severity: diag.Error, What: "cannot be read: " + err.Error(), Where: diag.Where{File: file},
 		Why: "it may say where the distribution keeps its data", Fix: fix,
 	}}
 }

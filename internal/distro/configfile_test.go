@@ -70,7 +70,7 @@ func TestFileValue(t *testing.T) {
 		}
 	}
 	_, _, _, err := fileValue(n.FS(), "/bad", "a")
-	if ds := diag.Of(err); len(ds) != 1 || ds[0].ID != "NOD-005" || ds[0].Where.File != "/bad" {
+	if ds := diag.Of(err); len(ds) != 1 || ds[0].ID != "NOD-012" || ds[0].Where.File != "/bad" {
 		t.Errorf("%v", err)
 	}
 }

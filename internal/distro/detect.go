@@ -216,7 +216,7 @@ func unknownKind(kind string, set Descriptors) error {
 	if near := diag.Nearest(kind, set.IDs()); near != "" {
 		fix = fmt.Sprintf("did you mean %q? %s", near, fix)
 	}
-	return refuse(&diag.Diagnostic{ID: "NOD-003", What: fmt.Sprintf("no descriptor is called %q", kind), Where: diag.Where{Key: "distro.kind"}, Fix: fix})
+	return refuse(&diag.Diagnostic{ID: "NOD-010", What: fmt.Sprintf("no descriptor is called %q", kind), Where: diag.Where{Key: "distro.kind"}, Fix: fix})
 }
 
 func severalUnits(d *Descriptor, units []*unit) error {
@@ -224,7 +224,7 @@ func severalUnits(d *Descriptor, units []*unit) error {
 	for _, u := range units {
 		names = append(names, u.Name+" ("+state(u)+", "+u.Path+")")
 	}
-	return refuse(&diag.Diagnostic{ID: "NOD-004", What: fmt.Sprintf("several units run %s: %s", d.Name, strings.Join(names, "; ")),
+	return refuse(&diag.Diagnostic{ID: "NOD-011", What: fmt.Sprintf("several units run %s: %s", d.Name, strings.Join(names, "; ")),
 		Where: diag.Where{Unit: units[0].Name}, Why: "which of them this node is meant to run decides its role and paths",
 		Fix: "systemctl disable --now " + units[len(units)-1].Name})
 }
@@ -255,7 +255,7 @@ func missing(not []candidate, kind string) error {
 	d := &diag.Diagnostic{ID: "NOD-002", What: "no Kubernetes distribution is installed", Why: strings.Join(why, "\n"),
 		Fix: "install one first; it need not be started. Known: " + strings.Join(ids, ", ")}
 	if kind != "" && kind != KindAuto {
-		d.ID, d.What = "NOD-003", "this node does not run "+kind
+		d.ID, d.What = "NOD-010", "this node does not run "+kind
 		d.Where.Key = "distro.kind"
 		d.Fix = fmt.Sprintf("install %s first (it need not be started), or set [distro] kind = %q", kind, KindAuto)
 	}

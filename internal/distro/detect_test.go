@@ -182,7 +182,7 @@ func TestNamedKind(t *testing.T) {
 			t.Errorf("kind %s: %q, %v", id, got.ID, err)
 		}
 	}
-	for kind, want := range map[string]string{"kubeadm": "NOD-003", "k3": "NOD-003"} {
+	for kind, want := range map[string]string{"kubeadm": "NOD-010", "k3": "NOD-010"} {
 		_, err := Detect(t.Context(), fromTree(t, trees+"/k3s/server.txtar"), set, Options{Kind: kind})
 		if text := message(t, err); !strings.Contains(text, want) || !strings.Contains(text, kind) {
 			t.Errorf("kind %s: %s", kind, text)
