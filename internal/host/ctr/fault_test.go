@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/opencontainers/go-digest"
+	"go.uber.org/goleak"
 
 	"github.com/edgeprep/edgeprep/internal/diag"
 	"github.com/edgeprep/edgeprep/internal/host"
@@ -35,7 +36,7 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, stall(os.Getenv(killedSocket), os.Getenv(killedArchive)))
 		os.Exit(1)
 	}
-	os.Exit(m.Run())
+	goleak.VerifyTestMain(m)
 }
 
 // stall imports and never ends: it says "ready" in the middle of the last layer.
@@ -186,6 +187,13 @@ func TestBadLayer(t *testing.T) {
 	}
 	if out, err := d.Ctr("snapshots", "--snapshotter", d.Snapshotter, "ls"); err != nil || len(nonEmpty(out)) > 1 {
 		t.Errorf("snapshots are left: %v\n%s", err, out)
+	}
+	wantNoLeftovers(t, d, r)
+	opts := full
+	opts.Snapshotter = "none"
+	_, err = r.Import(t.Context(), hosttest.NewSource(hosttest.MakeImage(hosttest.ImageSpec{Name: "registry.local/app:1"})), opts)
+	if got := diag.Of(err); len(got) != 1 || got[0].ID != "NOD-155" || !strings.Contains(got[0].Why, "none") {
+		t.Errorf("a snapshotter that is not there: %v", err)
 	}
 	wantNoLeftovers(t, d, r)
 }

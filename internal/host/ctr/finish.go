@@ -2,6 +2,7 @@ package ctr
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -10,6 +11,7 @@ import (
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/pkg/rootfs"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
@@ -306,7 +308,7 @@ func (s *services) committed(ctx context.Context, snapshotter string, chain []di
 }
 
 // Unpacked says whether the layers of the image's manifest for the platform are committed; false for an
-// image that is not there.
+// image that is not there, not complete, or for other platforms only.
 func (r *Runtime) Unpacked(ctx context.Context, name, platform, snapshotter string) (bool, error) {
 	match, err := matcher(platform)
 	if err != nil {
@@ -321,14 +323,21 @@ func (r *Runtime) Unpacked(ctx context.Context, name, platform, snapshotter stri
 		return false, r.wrap(ctx, "look for image "+name, err)
 	}
 	meta := newMetadata(s.content, nil)
-	t, err := meta.resolve(ctx, img, match)
-	if err != nil {
-		return false, r.wrap(ctx, "image "+name, err)
+	layers, err := meta.layersOf(ctx, img, match)
+	var missing *missingError
+	if errors.As(err, &missing) || errors.Is(err, errNoPlatform) {
+		return false, nil
 	}
-	layers, err := meta.diffs(ctx, t)
-	if err != nil {
-		return false, r.wrap(ctx, "image "+name, err)
+	if err == nil {
+		ok, err = s.committed(ctx, r.snapshotter(snapshotter), diffIDs(layers))
 	}
-	ok, err = s.committed(ctx, r.snapshotter(snapshotter), diffIDs(layers))
 	return ok, r.wrap(ctx, "image "+name, err)
+}
+
+func (m *metadata) layersOf(ctx context.Context, img host.Image, platform platforms.MatchComparer) ([]rootfs.Layer, error) {
+	t, err := m.resolve(ctx, img, platform)
+	if err != nil {
+		return nil, err
+	}
+	return m.diffs(ctx, t)
 }

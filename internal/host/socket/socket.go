@@ -25,6 +25,8 @@ const (
 	maxMessage = 16 << 20
 	// readyWithin bounds the wait for a socket that accepts and then says nothing.
 	readyWithin = 5 * time.Second
+	// idleAfter is when an unused connection is dropped; the next call makes it again.
+	idleAfter = time.Minute
 )
 
 // Conn is a connection that is made when it is first needed.
@@ -117,6 +119,7 @@ func (c *Conn) client() (*grpc.ClientConn, error) {
 			MinConnectTimeout: readyWithin,
 		}),
 		grpc.WithNoProxy(),
+		grpc.WithIdleTimeout(idleAfter), // not everybody closes what is asked once
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage)),
 	}, c.opts...)
 	// The authority must not be the path: servers refuse a slash in it. passthrough asks no resolver.

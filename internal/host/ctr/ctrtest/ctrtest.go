@@ -76,10 +76,14 @@ func WithConfig(edit func(config string) string) Option {
 // and so is there on some machines only.
 func Versions() []string { return []string{"1.6", "1.7", "2.4"} }
 
-// Each runs f as a parallel subtest for every version, each with a fresh daemon.
+// Each runs f as a parallel subtest for every version, each with a fresh daemon; with -short for the newest.
 func Each(t *testing.T, f func(t *testing.T, d *Daemon), opts ...Option) {
 	t.Helper()
-	for _, v := range Versions() {
+	versions := Versions()
+	if testing.Short() {
+		versions = versions[len(versions)-1:]
+	}
+	for _, v := range versions {
 		t.Run("containerd-"+v, func(t *testing.T) {
 			t.Parallel()
 			f(t, Start(t, v, opts...))
