@@ -68,6 +68,8 @@ func ParseHosts(file string, data []byte) (Hosts, []*diag.Diagnostic) {
 	doc, err := tomledit.Parse(data)
 	if err != nil {
 		p.ignored(idHostsTOML, syntaxWhere(file, err), "it is not TOML: "+syntaxText(err))
+		// Seen with 1.6.20 on `server =` without a value: the panic of go-toml v1 is not caught.
+		p.diags[0].Why += "; containerd 1.6 can crash on it"
 		return p.out, p.diags
 	}
 	p.doc = doc
