@@ -46,7 +46,13 @@ func (f *files) Lock(ctx context.Context, p, what string, wait time.Duration) (f
 	if err := note(file, what); err != nil {
 		return nil, errors.Join(explain("lock", p, err), file.Close())
 	}
-	return func() error { return errors.Join(file.Truncate(0), file.Close()) }, nil
+	return func() error { return release(file) }, nil
+}
+
+// release ends the lock itself instead of leaving it to the close: a child that is just being forked holds a
+// copy of the descriptor until it execs, and with it the lock.
+func release(file *os.File) error {
+	return errors.Join(file.Truncate(0), unix.Flock(int(file.Fd()), unix.LOCK_UN), file.Close())
 }
 
 // parents makes missing directories, without syncing: those of /run are gone after a boot anyway.
