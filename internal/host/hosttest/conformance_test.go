@@ -3,8 +3,12 @@ package hosttest
 import (
 	"testing"
 
+	"go.uber.org/goleak"
+
 	"github.com/edgeprep/edgeprep/internal/host"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestRuntimeConformance(t *testing.T) {
 	t.Parallel()

@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 
+	"go.uber.org/goleak"
+
 	"github.com/edgeprep/edgeprep/internal/atomicfile"
 	"github.com/edgeprep/edgeprep/internal/host"
 	"github.com/edgeprep/edgeprep/internal/host/hosttest"
@@ -29,7 +31,7 @@ func TestMain(m *testing.M) {
 	if op := os.Getenv(victimOp); op != "" {
 		os.Exit(victim(op))
 	}
-	os.Exit(m.Run())
+	goleak.VerifyTestMain(m)
 }
 
 // victim does one operation and kills itself, as a power cut would, in the n-th hook call. It ends with 0
@@ -139,7 +141,7 @@ func TestKilledAnywhere(t *testing.T) {
 			t.Parallel()
 			undisturbed := victimTree(t)
 			before := hosttest.Tree(t, undisturbed)
-			runVictim(t, name, undisturbed, 0)
+			undisturbedRun(t, name, undisturbed)
 			after := hosttest.Tree(t, undisturbed)
 			if before == after {
 				t.Fatal("the operation changes nothing")
@@ -159,7 +161,7 @@ func TestKilledAnywhere(t *testing.T) {
 				if !repeatable(name) {
 					continue
 				}
-				runVictim(t, name, root, 0)
+				undisturbedRun(t, name, root)
 				if s := hosttest.Tree(t, root); s != after {
 					t.Errorf("killed in hook call %d, then done again:\n%s\nwant:\n%s", at, s, after)
 				}
@@ -180,6 +182,14 @@ func repeatable(name string) bool {
 
 func fileHash(content string) string {
 	return strings.TrimPrefix(hosttest.Digest([]byte(content)), "sha256:")
+}
+
+// undisturbedRun does it in this process, as the next run does.
+func undisturbedRun(t *testing.T, op, root string) {
+	t.Helper()
+	if err := operations[op](open(t, local.Options{Root: root}), func() {}); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func runVictim(t *testing.T, op, root string, at int) (killed bool) {

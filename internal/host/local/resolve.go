@@ -57,6 +57,7 @@ type walk struct {
 	at     string
 	rest   string
 	follow bool
+	dir    bool // what is at the end must be a directory: a slash follows it
 	links  int
 }
 
@@ -90,9 +91,13 @@ func (w *walk) step(part string, last, slash bool) error {
 		return nil
 	case err != nil:
 		return unwrapPath(err)
-	case info.Mode()&fs.ModeSymlink != 0 && (!last || w.follow || slash):
+	}
+	w.dir = w.dir || (last && slash)
+	switch {
+	case info.Mode()&fs.ModeSymlink != 0 && (!last || w.follow || w.dir):
+		w.follow = w.follow || last // and so on, to the end of the chain
 		return w.link(next)
-	case !last && !info.IsDir():
+	case (!last || w.dir) && !info.IsDir():
 		return syscall.ENOTDIR
 	}
 	w.at = next
@@ -110,8 +115,10 @@ func (w *walk) link(path string) error {
 	if strings.HasPrefix(target, "/") {
 		w.at = ""
 	}
-	w.rest = target + "/" + w.rest
-	if strings.Trim(w.rest, "/") == "" { // a link to "/"
+	if w.rest != "" {
+		target += "/" + w.rest
+	}
+	if w.rest = target; strings.Trim(w.rest, "/") == "" { // a link to "/"
 		w.rest = ""
 	}
 	return nil

@@ -15,10 +15,10 @@ import (
 )
 
 const (
-	chunk   = 1 << 20  // one read
-	inFlow  = 4        // chunks between reading and hashing
-	window  = 64 << 20 // one copy_file_range: how often progress and cancellation are looked at
-	flushed = 32 << 20 // how much is handed to the disk at a time, to keep it busy from the start
+	chunk   = 256 << 10 // one read: fits the second-level cache, so that hashing and writing find it there
+	inFlow  = 4         // chunks between reading and hashing
+	window  = 64 << 20  // one copy_file_range: how often progress and cancellation are looked at
+	flushed = 32 << 20  // how much is handed to the disk at a time, to keep it busy from the start
 )
 
 // transfer copies the source into dst. The hash is made, in the same pass, only when one is asked for:

@@ -36,11 +36,11 @@ func TestInBootedContainer(t *testing.T) {
 		args = append([]string{"-t", strconv.Itoa(leader), "-a", "env", "EDGEPREP_TEST_SYSTEMD=1"}, args...)
 		if out, err := exec.Command("nsenter", args...).CombinedOutput(); err != nil { //nolint:gosec // fixed
 			t.Errorf("%v: %v\n%s", args, err, out)
-		} else if strings.Contains(string(out), "SKIP: TestUnitsConformanceLive ") {
+		} else if t.Logf("%s", out); strings.Contains(string(out), "SKIP: TestUnitsConformanceLive ") {
 			t.Errorf("skipped inside:\n%s", out)
 		}
 	}
-	tests := []string{"/usr/local/bin/systemd.test", "-test.v", "-test.run=TestUnitsConformanceLive|TestJobTimeout|TestDependencyFails"}
+	tests := []string{"/usr/local/bin/systemd.test", "-test.v", "-test.run=TestUnitsConformanceLive|TestJobGivenUp|TestDependencyFails"}
 	inside(tests...)
 	inside("systemctl", "stop", "dbus.socket", "dbus.service")
 	inside(tests...)

@@ -47,10 +47,22 @@ func Live(fsys host.FS, files host.FileWriter) *LiveUnits {
 
 func (l *LiveUnits) connect(ctx context.Context) (*sd.Conn, error) {
 	conn, err := l.dial(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("connect to systemd: %w: %w", host.ErrUnavailable, err)
+	switch {
+	case err == nil:
+		return conn, nil
+	case ctx.Err() != nil:
+		return nil, fmt.Errorf("connect to systemd: %w", because(ctx, err))
 	}
-	return conn, nil
+	return nil, fmt.Errorf("connect to systemd: %w: %w", host.ErrUnavailable, err)
+}
+
+// because adds the end of the context to an error that came of it: the connection is closed then, and that is
+// all that the error says.
+func because(ctx context.Context, err error) error {
+	if ctx.Err() == nil || errors.Is(err, ctx.Err()) {
+		return err
+	}
+	return errors.Join(ctx.Err(), err)
 }
 
 // Unit implements host.UnitReader.
@@ -65,7 +77,7 @@ func (l *LiveUnits) Unit(ctx context.Context, name string) (host.Unit, error) {
 	defer conn.Close()
 	p, err := conn.GetUnitPropertiesContext(ctx, name)
 	if err != nil {
-		return host.Unit{Name: name}, fmt.Errorf("unit %s: %w", name, err)
+		return host.Unit{Name: name}, fmt.Errorf("unit %s: %w", name, because(ctx, err))
 	}
 	u := unitOf(name, p)
 	if u.Exists() {
@@ -99,7 +111,7 @@ func (l *LiveUnits) Reload(ctx context.Context) error {
 	}
 	defer conn.Close()
 	if err := conn.ReloadContext(ctx); err != nil {
-		return fmt.Errorf("reload systemd: %w", err)
+		return fmt.Errorf("reload systemd: %w", because(ctx, err))
 	}
 	return nil
 }
@@ -137,10 +149,10 @@ func (l *LiveUnits) files(ctx context.Context, verb, name string, change func(*s
 	}
 	defer conn.Close()
 	if err := change(conn); err != nil {
-		return fmt.Errorf("%s %s: %w", verb, name, err)
+		return fmt.Errorf("%s %s: %w", verb, name, because(ctx, err))
 	}
 	if err := conn.ReloadContext(ctx); err != nil {
-		return fmt.Errorf("%s %s: reload systemd: %w", verb, name, err)
+		return fmt.Errorf("%s %s: reload systemd: %w", verb, name, because(ctx, err))
 	}
 	return nil
 }
@@ -167,7 +179,7 @@ func (l *LiveUnits) Stop(ctx context.Context, name string) error {
 	}
 	defer conn.Close()
 	if err := conn.ResetFailedUnitContext(ctx, name); err != nil && !isBusError(err, "org.freedesktop.systemd1.NoSuchUnit") {
-		return fmt.Errorf("stop %s: %w", name, err)
+		return fmt.Errorf("stop %s: %w", name, because(ctx, err))
 	}
 	return nil
 }
@@ -191,7 +203,7 @@ func (l *LiveUnits) job(ctx context.Context, verb, name string, queue jobFunc) e
 	defer conn.Close()
 	result := make(chan string, 1)
 	if _, err := queue(conn, ctx, name, "replace", result); err != nil {
-		return fmt.Errorf("%s %s: %w", verb, name, err)
+		return fmt.Errorf("%s %s: %w", verb, name, because(ctx, err))
 	}
 	select {
 	case <-ctx.Done():

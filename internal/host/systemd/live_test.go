@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"go.uber.org/goleak"
 
@@ -39,8 +38,8 @@ func TestUnitsConformanceLive(t *testing.T) {
 	})
 }
 
-// TestJobTimeout: a job that does not end is given up with the context, and the error says where to look.
-func TestJobTimeout(t *testing.T) {
+// TestJobGivenUp: a job that does not end is given up with the context, and the error says where to look.
+func TestJobGivenUp(t *testing.T) {
 	h := running(t)
 	const file, name = "/run/systemd/system/edgeprep-slow.service", "edgeprep-slow.service"
 	bg := context.Background()
@@ -53,14 +52,24 @@ func TestJobTimeout(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	ctx, cancel := context.WithTimeout(bg, 300*time.Millisecond)
-	defer cancel()
-	err := h.UnitControl().Start(ctx, name)
-	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "systemctl") {
-		t.Errorf("a job that does not end: %v", err)
+	ctx, cancel := context.WithCancel(bg)
+	done := make(chan error, 1)
+	go func() { done <- h.UnitControl().Start(ctx, name) }()
+	for {
+		u, err := h.Units().Unit(bg, name)
+		if err != nil {
+			t.Error(err)
+		}
+		if err != nil || u.Active == "activating" {
+			if !u.Running() {
+				t.Errorf("a starting unit counts as idle: %+v", u)
+			}
+			break
+		}
 	}
-	if u, err := h.Units().Unit(bg, name); err != nil || u.Active != "activating" || !u.Running() {
-		t.Errorf("meanwhile: %+v %v", u, err)
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) || errors.Is(err, host.ErrUnavailable) || !strings.Contains(err.Error(), "systemctl") {
+		t.Errorf("a job that does not end: %v", err)
 	}
 }
 
