@@ -21,6 +21,7 @@ type step struct {
 	c      plan.Change
 	intent entry
 	kept   []plan.Pending // what was left as it is
+	inUse  []plan.Pending // directories that others put something into: no failure, they are no longer ours alone
 	source host.ImageSource
 }
 
@@ -35,11 +36,9 @@ func (s *session) change(c plan.Change) error {
 	switch {
 	case err != nil:
 		o.Status, o.Msg = StatusFailed, err.Error()
-	case len(st.kept) > 0:
-		o.Status, o.Msg = StatusKept, st.kept[0].Why
-		if s.verb == "rollback" { // elsewhere a directory that is in use is no more than that
-			s.report.Kept = append(s.report.Kept, st.kept...)
-		}
+	case len(st.kept)+len(st.inUse) > 0:
+		o.Status, o.Msg = StatusKept, append(slices.Clone(st.kept), st.inUse...)[0].Why
+		s.report.Kept = append(s.report.Kept, st.kept...)
 	}
 	s.outcome(c, o)
 	if err != nil {
@@ -84,7 +83,9 @@ func (st *step) describe(targets []plan.Target) (e entry, err error) {
 	e = entry{Type: typeIntent, Time: st.s.e.now(), Seq: st.s.j.seq, ID: c.ID, Kind: c.Kind, Action: c.Action, Path: c.Path,
 		Targets: targets, Restarts: c.Restarts, Owes: st.s.owed(c.Restarts)}
 	if r := c.Resource; r != nil {
-		e.Shared = r.File != nil && r.File.Shared
+		if r.File != nil {
+			e.Shared, e.Ephemeral = r.File.Shared, r.File.Ephemeral
+		}
 		e.Foreign = r.Unit != nil && r.Unit.Foreign
 		if r.ImageSet != nil {
 			e.Images, e.Scan = c.After.Images, scanDirs(*r.ImageSet)
@@ -290,7 +291,7 @@ func (st *step) verify(after []plan.Target) error {
 		}
 		return nil
 	}
-	if !plan.Same(after[0].After, st.goal()) && len(st.kept) == 0 {
+	if !plan.Same(after[0].After, st.goal()) && len(st.inUse) == 0 {
 		return mismatch(st.c.Summary)
 	}
 	return nil
@@ -327,14 +328,19 @@ func (st *step) do() error {
 		return st.place(*c.Resource.Archive)
 	}
 	kept, err := st.s.put(c.Path, c.Before, st.goal(), st.content)
-	if kept != "" {
-		st.keep(c.Path, kept)
-	}
+	st.occupied(c.Path, kept)
 	return err
 }
 
 func (st *step) keep(what, why string) {
 	st.kept = append(st.kept, plan.Pending{ID: st.c.ID, What: what, Why: why})
+}
+
+// occupied notes a directory that stays because of what others have in it; why is empty when it does not.
+func (st *step) occupied(dir, why string) {
+	if why != "" {
+		st.inUse = append(st.inUse, plan.Pending{ID: st.c.ID, What: dir, Why: why})
+	}
 }
 
 // content are the bytes that a file gets: those wanted, or those that were there before.

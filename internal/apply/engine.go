@@ -155,7 +155,8 @@ func (s *session) carryOut(p plan.Plan, again Builder) (Report, error) {
 	s.report.Pending = append(s.report.Pending, p.Pending...)
 	s.report.Kept = append(s.report.Kept, p.Kept...)
 	if err := p.Refusals(s.e.Allow); err != nil {
-		s.report.Outcome = OutcomeRefused
+		s.report.Outcome, s.report.Summary = OutcomeRefused, "Refused; nothing was touched."
+		s.writeResult()
 		return s.report, err
 	}
 	if len(p.Changes) == 0 {
@@ -177,7 +178,8 @@ func (s *session) nothing(p plan.Plan) (Report, error) {
 	s.learn(p)
 	s.report.Outcome, s.report.Summary = OutcomeNothing, p.Summary()
 	err := s.saveLedger()
-	s.emit(progress.Event{Type: progress.RunEnd, Status: "ok", Msg: s.report.Summary})
+	s.emit(progress.Event{Type: progress.RunEnd, Status: status(err), Msg: s.report.Summary})
+	s.writeResult()
 	return s.report, err
 }
 

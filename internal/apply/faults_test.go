@@ -334,3 +334,22 @@ func TestReportText(t *testing.T) {
 		}
 	}
 }
+
+// TestWhatOthersWentOnWithIsTheirs: a file that was made for another program, and a directory that others use.
+func TestWhatOthersWentOnWithIsTheirs(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	cache := with(file("/var/lib/rancher/images/.cache.json", "{}"), "dir:/var/lib/rancher/images")
+	cache.File.Ephemeral, cache.File.Shared = true, true
+	w.want = append(w.want, cache)
+	w.mustApply()
+	w.n.WriteFile(cache.File.Path, `{"theirs":1}`)
+	st, err := ReadStatus(context.Background(), asRoot(w.n))
+	if err != nil || len(st.Drift) != 0 {
+		t.Errorf("%v %+v", err, st.Drift)
+	}
+	r := w.mustRollback()
+	if r.Count(StatusKept) != 2 || !w.n.Exists(cache.File.Path) || w.n.Exists(plan.StateDir) {
+		t.Errorf("%+v", r.Changes)
+	}
+}

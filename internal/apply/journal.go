@@ -50,21 +50,23 @@ type entry struct {
 	Made   []string `json:"made,omitempty"` // directories above the state directory that had to be made
 
 	// intent; done and fail refer to it by Seq
-	Seq      int                  `json:"seq,omitempty"`
-	ID       string               `json:"id,omitempty"`
-	Kind     resource.Kind        `json:"kind,omitempty"`
-	Action   plan.Action          `json:"action,omitempty"`
-	Path     string               `json:"path,omitempty"`
-	Targets  []plan.Target        `json:"targets,omitempty"`
-	Scan     []string             `json:"scan,omitempty"`  // directories in which new files belong to the change
-	Links    []string             `json:"links,omitempty"` // directories for links of units that were there
-	Stage    string               `json:"stage,omitempty"` // where a temporary file may be
-	Images   []resource.ImageName `json:"images,omitempty"`
-	Shared   bool                 `json:"shared,omitempty"`
-	Foreign  bool                 `json:"foreign,omitempty"`
-	Restarts []string             `json:"restarts,omitempty"` // units that take it in by a restart
-	Owes     []string             `json:"owes,omitempty"`     // those of them that ran at that time
-	Error    string               `json:"error,omitempty"`
+	Seq     int                  `json:"seq,omitempty"`
+	ID      string               `json:"id,omitempty"`
+	Kind    resource.Kind        `json:"kind,omitempty"`
+	Action  plan.Action          `json:"action,omitempty"`
+	Path    string               `json:"path,omitempty"`
+	Targets []plan.Target        `json:"targets,omitempty"`
+	Scan    []string             `json:"scan,omitempty"`  // directories in which new files belong to the change
+	Links   []string             `json:"links,omitempty"` // directories for links of units that were there
+	Stage   string               `json:"stage,omitempty"` // where a temporary file may be
+	Images  []resource.ImageName `json:"images,omitempty"`
+	Shared  bool                 `json:"shared,omitempty"`
+	// Ephemeral: a file that somebody else goes on writing; changed since, it is his.
+	Ephemeral bool     `json:"ephemeral,omitempty"`
+	Foreign   bool     `json:"foreign,omitempty"`
+	Restarts  []string `json:"restarts,omitempty"` // units that take it in by a restart
+	Owes      []string `json:"owes,omitempty"`     // those of them that ran at that time
+	Error     string   `json:"error,omitempty"`
 
 	// end
 	Outcome string `json:"outcome,omitempty"`

@@ -80,10 +80,10 @@ func TestCutAnywhere(t *testing.T) {
 	after := ref.outside()
 	undo := ref.steps(func() { ref.mustRollback() })
 	t.Logf("%d steps to apply, %d to put back", total, undo)
-	for _, k := range sample(total, howMany(60)) {
+	for _, k := range sample(total, howMany(36)) {
 		t.Run(fmt.Sprintf("apply-%d", k), func(t *testing.T) { cutApply(t, k, before, after) })
 	}
-	for _, k := range sample(undo, howMany(40)) {
+	for _, k := range sample(undo, howMany(24)) {
 		t.Run(fmt.Sprintf("rollback-%d", k), func(t *testing.T) { cutRollback(t, k, before) })
 	}
 }
@@ -249,7 +249,7 @@ func TestKill(t *testing.T) {
 	after := treeOf(t, dir)
 	undo, _ := runVictim(t, dir, "rollback", 0)
 	equal(t, "rollback", before, treeOf(t, dir))
-	kills := howMany(40)
+	kills := howMany(24)
 	t.Logf("%d steps to apply, %d to put back", total, undo)
 	for _, k := range sample(total, kills) {
 		killApply(t, k, before, after)

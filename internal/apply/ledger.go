@@ -169,7 +169,7 @@ func foldSet(l *plan.Ledger, c *change) {
 
 func foldPath(l *plan.Ledger, head entry, c *change) {
 	t, ok := primary(c)
-	if !ok {
+	if !ok || c.intent.Ephemeral {
 		return
 	}
 	old, known := l.Records[c.intent.ID]

@@ -250,6 +250,9 @@ func (u *undoer) change(g *group) (*plan.Change, error) {
 		if err != nil {
 			return nil, err
 		}
+		if why == changedSince && g.intent.Ephemeral {
+			continue
+		}
 		if why != "" {
 			kept = append(kept, plan.Pending{ID: g.id, What: t.Name(), Why: why})
 		}

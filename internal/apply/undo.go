@@ -69,9 +69,7 @@ func (st *step) undoPath(t plan.Target) error {
 		}
 	}
 	kept, err := st.s.put(t.Path, t.Before, t.After, st.s.restored)
-	if kept != "" {
-		st.keep(t.Path, kept)
-	}
+	st.occupied(t.Path, kept)
 	return err
 }
 
@@ -199,7 +197,7 @@ func (st *step) verifyUndo(after []plan.Target) error {
 		by[t.Key()] = t
 	}
 	for _, t := range st.c.Undo {
-		left := slices.ContainsFunc(st.kept, func(k plan.Pending) bool { return k.What == t.Name() })
+		left := slices.ContainsFunc(append(slices.Clone(st.kept), st.inUse...), func(k plan.Pending) bool { return k.What == t.Name() })
 		if t.Unit != "" && !st.s.facts.Live {
 			continue
 		}
