@@ -128,7 +128,7 @@ type Result struct {
 	Findings   []Finding   `json:"findings"`
 	CausedBy   []string    `json:"causedBy,omitempty"` // failed checks that this one's failure follows from
 	Waived     *Waiver     `json:"waived,omitempty"`
-	Egress     EgressState `json:"egress"` // while it ran
+	Egress     EgressState `json:"egress"` // during the run that it was part of
 	DurationMS int64       `json:"durationMs"`
 }
 

@@ -90,7 +90,7 @@ func linkStates(f host.FS, routed []string) ([]string, error) {
 func sameNetwork(f host.FS) error {
 	node, err := f.Lstat("/proc/1/ns/net")
 	if err != nil {
-		return fmt.Errorf("the node's network namespace cannot be read: %w", err)
+		return fmt.Errorf("the node's network namespace cannot be read (run as root): %w", err)
 	}
 	own, err := f.Lstat("/proc/self/ns/net")
 	if err != nil {
