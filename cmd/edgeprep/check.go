@@ -27,6 +27,11 @@ func newCheck(g *globals) *cobra.Command {
 			if list {
 				return g.listChecks()
 			}
+			for _, id := range args {
+				if _, ok := check.ByID(id); !ok {
+					return &usageError{fmt.Errorf("there is no check %q; edgeprep check --list names them", id)}
+				}
+			}
 			return g.with(cmd.Context(), func(ctx context.Context, a *app.App) error {
 				r, err := a.Check(ctx, o)
 				if err != nil {

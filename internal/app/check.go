@@ -9,7 +9,6 @@ import (
 	"github.com/edgeprep/edgeprep/internal/host"
 	"github.com/edgeprep/edgeprep/internal/mirror/deploy"
 	"github.com/edgeprep/edgeprep/internal/preload"
-	"github.com/edgeprep/edgeprep/internal/progress"
 )
 
 // CheckOptions say which checks to run and how.
@@ -22,25 +21,20 @@ type CheckOptions struct {
 
 // Check runs the checklist. It changes nothing.
 func (a *App) Check(ctx context.Context, o CheckOptions) (check.Report, error) {
-	d, err := a.Desired(ctx, false)
+	d, err := a.desired(ctx, reading{lenient: true})
 	if err != nil {
 		return check.Report{}, err
 	}
 	if o.Profile == "" {
 		o.Profile = check.Profile(d.Site.Checklist.Profile)
 	}
-	return check.Run(ctx, a.checkEnv(d), check.Options{IDs: o.IDs, Profile: o.Profile, Deep: o.Deep, Strict: o.Strict, Sink: a.checkSink()})
+	return check.Run(ctx, a.checkEnv(d), check.Options{IDs: o.IDs, Profile: o.Profile, Deep: o.Deep, Strict: o.Strict, Sink: a.sink()})
 }
-
-// checkSink leaves results to the report; only listeners to events want them one by one.
-func (a *App) checkSink() progress.Sink { return a.sink() }
 
 func (a *App) checkEnv(d Desired) check.Env {
 	env := check.Env{Reader: a.reader, Node: d.Node, Site: d.Site, Platform: d.Platform, Required: required(d),
 		Resources: d.Resources, Recorded: recorded(d), Environ: os.Environ()}
-	for _, x := range d.Archives {
-		env.Archives = append(env.Archives, x.Path)
-	}
+	env.Archives = d.Paths
 	for _, e := range d.Endpoints {
 		m := check.Mirror{URL: e, CA: d.Site.Mirror.TLS.CA}
 		if own := d.Site.HasMirror(d.Self) && e == ownURL(d.Site, d.Self); own {

@@ -27,6 +27,7 @@ type Desired struct {
 	Self      config.Node
 	Node      distro.Node
 	Platform  string
+	Paths     []string // of the archives, patterns resolved
 	Archives  []preload.Archive
 	Required  []preload.Ref
 	Endpoints []string
@@ -37,9 +38,20 @@ type Desired struct {
 	Ledger    plan.Ledger
 }
 
+// reading says how Desired reads.
+type reading struct {
+	verify bool // read archives that did not change again
+	// lenient goes on where something stands in the way of apply: the checklist reports it.
+	lenient bool
+}
+
 // Desired reads the configuration and the node and says what should be there. With verify archives that did
 // not change are read again.
 func (a *App) Desired(ctx context.Context, verify bool) (Desired, error) {
+	return a.desired(ctx, reading{verify: verify})
+}
+
+func (a *App) desired(ctx context.Context, how reading) (Desired, error) {
 	var d Desired
 	var err error
 	if d.Site, err = a.Site(); err != nil {
@@ -63,10 +75,13 @@ func (a *App) Desired(ctx context.Context, verify bool) (Desired, error) {
 	}
 	d.Platform = firstOf(d.Site.Images.Platform, d.Node.Platform)
 	d.Node.Platform = d.Platform
-	if err := a.images(ctx, &d, verify); err != nil {
+	if err := a.images(ctx, &d, how); err != nil {
 		return d, err
 	}
-	return d, a.resources(ctx, &d, verify)
+	if err := a.resources(ctx, &d, how); err != nil && !how.lenient {
+		return d, err
+	}
+	return d, nil
 }
 
 func firstOf(a, b string) string {
@@ -99,17 +114,20 @@ func built(s config.Site) error {
 }
 
 // images finds the archives and references of the site.
-func (a *App) images(ctx context.Context, d *Desired, verify bool) error {
-	paths, gone, err := a.archives(d.Site.Images.Archives, d.Ledger)
-	if err != nil {
+func (a *App) images(ctx context.Context, d *Desired, how reading) error {
+	var gone []preload.Archive
+	var err error
+	d.Paths, gone, err = a.archives(d.Site.Images.Archives, d.Ledger)
+	if err != nil && !how.lenient {
 		return err
 	}
 	var known preload.Known = ledgerKnown{d.Ledger}
-	if verify {
+	if how.verify {
 		known = nil
 	}
-	d.Archives, err = preload.InspectAll(ctx, a.reader.FS(), paths, known, a.sink())
-	if err != nil {
+	if how.lenient {
+		d.Archives = a.whole(ctx, d.Paths, known)
+	} else if d.Archives, err = preload.InspectAll(ctx, a.reader.FS(), d.Paths, known, a.sink()); err != nil {
 		return &diag.Refused{Err: err}
 	}
 	if err := d.remember(a.reader.FS()); err != nil {
@@ -122,6 +140,17 @@ func (a *App) images(ctx context.Context, d *Desired, verify bool) error {
 		}
 	}
 	return nil
+}
+
+// whole are the archives that can be read to their end; what is wrong with the others is a check's business.
+func (a *App) whole(ctx context.Context, paths []string, known preload.Known) []preload.Archive {
+	var out []preload.Archive
+	for _, p := range paths {
+		if x, err := preload.Inspect(ctx, a.reader.FS(), p, known, nil); err == nil {
+			out = append(out, x)
+		}
+	}
+	return out
 }
 
 func (a *App) sink() progress.Sink {
@@ -239,14 +268,15 @@ func glob(f host.FS, pattern string) ([]string, error) {
 
 // resources composes what preload, mirror and registries want, in the order of rule 4: images, then the
 // mirror, proven, then what makes the node depend on it.
-func (a *App) resources(ctx context.Context, d *Desired, verify bool) error {
-	o := preload.Options{Preload: d.Site.Images.Preload, Consume: d.Site.Images.Consume, Platform: d.Platform, FS: a.reader.FS()}
+func (a *App) resources(ctx context.Context, d *Desired, how reading) error {
+	o := preload.Options{AllowMissing: how.lenient, Preload: d.Site.Images.Preload, Consume: d.Site.Images.Consume, Platform: d.Platform, FS: a.reader.FS()}
 	mirrored := d.Site.HasMirror(d.Self)
 	if mirrored {
 		o.MirrorCache, o.MirrorOwner, o.MirrorAfter = d.Site.Mirror.Cache, deploy.Account, deploy.CacheOwner(d.Site.Mirror.Cache)
 	}
+	d.Endpoints = d.Site.Endpoints(d.Self, peersAllowed(d.Site, d.Node))
 	images, err := preload.Desired(d.Node, d.Archives, d.Required, o)
-	if err != nil {
+	if err != nil && !how.lenient {
 		return refusedUnless(err)
 	}
 	d.take(images.Resources, nil)
@@ -258,7 +288,7 @@ func (a *App) resources(ctx context.Context, d *Desired, verify bool) error {
 	}
 	before := ids(d.Resources)
 	if mirrored {
-		service, err := a.service(ctx, d, verify)
+		service, err := a.service(ctx, d, how.verify)
 		if err != nil {
 			return err
 		}
@@ -279,7 +309,6 @@ func refusedUnless(err error) error {
 }
 
 func (a *App) registries(ctx context.Context, d *Desired, before []string) error {
-	d.Endpoints = d.Site.Endpoints(d.Self, peersAllowed(d.Site, d.Node))
 	policy := registries.Policy{Hosts: registryHosts(*d), Upstream: d.Site.Mirror.Upstream != config.UpstreamNever}
 	for _, e := range d.Endpoints {
 		policy.Endpoints = append(policy.Endpoints, registries.Endpoint{URL: e, CA: caFor(e, d.Site.Mirror.TLS.CA)})

@@ -41,12 +41,23 @@ func (a *App) build(ctx context.Context, d Desired, o ApplyOptions) (plan.Plan, 
 		return p, err
 	}
 	p.Pending = append(p.Pending, d.Pending...)
-	if !p.Empty() && d.Site.PlainHTTPOffLoopback(d.Self) && !slices.Contains(append(slices.Clone(o.Allow), d.Site.Apply.Allow...), string(plan.RiskPlainHTTP)) {
+	if !p.Empty() {
+		a.unnamedRisks(&p, d, append(slices.Clone(o.Allow), d.Site.Apply.Allow...))
+	}
+	return p, nil
+}
+
+// unnamedRisks adds the risks of the site that no single change carries.
+func (a *App) unnamedRisks(p *plan.Plan, d Desired, allow []string) {
+	if d.Site.PlainHTTPOffLoopback(d.Self) && !slices.Contains(allow, string(plan.RiskPlainHTTP)) {
 		p.Problems.Add(&diag.Diagnostic{ID: "APL-060", Severity: diag.Error, What: "images would cross the network as plain http",
 			Why: "whoever is on that network could read the images; digests still protect what they hold, tags do not",
 			Fix: "set [mirror.tls], or: edgeprep apply --allow plain-http"})
 	}
-	return p, nil
+	if d.Node.Untested != "" && !slices.Contains(allow, string(plan.RiskUntestedDistro)) {
+		p.Problems.Add(&diag.Diagnostic{ID: "APL-061", Severity: diag.Error, What: d.Node.Name + " is not tested with edgeprep: " + d.Node.Untested,
+			Why: "what its descriptor says of paths and formats may be wrong for this node", Fix: "edgeprep apply --allow untested-distro"})
+	}
 }
 
 // cacheFor opens the mirror's cache for the planner.
