@@ -138,6 +138,16 @@ func TestDesiredK3sDropIn(t *testing.T) {
 	}
 }
 
+func TestDesiredK3sExternalRuntime(t *testing.T) {
+	t.Parallel()
+	node := k3s()
+	node.Runtime.External = "docker"
+	r, err := Desired(context.Background(), newNode(t, nil), node, Policy{Endpoints: mirror})
+	if err != nil || len(r.Resources) > 0 || len(r.Pending) != 1 {
+		t.Errorf("got %+v, %v", r, err)
+	}
+}
+
 func TestDesiredK3sBadFiles(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, map[string]string{yamlFile: "mirrors:\n  *:\n"})

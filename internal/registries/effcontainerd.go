@@ -26,6 +26,9 @@ func effectiveContainerd(f host.FS, n distro.Node) (Effective, error) {
 		e.Problems = append(e.Problems, d)
 	}
 	if d := c.wrongTable(); d != nil {
+		if s, ok := c.configPath(); ok && single(s.value) {
+			d = warning(d) // misleading, but the right table says what counts
+		}
 		e.Problems = append(e.Problems, d)
 	}
 	c.directories(&e)

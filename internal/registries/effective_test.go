@@ -52,6 +52,8 @@ func TestEffectiveConfigPath(t *testing.T) {
 		{"unset on 2.4", "2.4.2", "version = 2\n", false, "error NOD-225 /etc/containerd/config.toml"},
 		{"relative", "2.4.2", config("certs.d"), false, "error NOD-228 /etc/containerd/config.toml:3"},
 		{"broken", "2.4.2", "version = \n", false, "error NOD-220 /etc/containerd/config.toml:1"},
+		{"wrong table", "1.7.35", "version = 2\n[plugins.\"io.containerd.cri.v1.images\".registry]\nconfig_path = \"/etc/containerd/certs.d\"\n", false, "error NOD-227 /etc/containerd/config.toml:3\nerror NOD-226 /etc/containerd/config.toml"},
+		{"wrong and right table", "1.7.35", config("/etc/containerd/certs.d") + "[plugins.\"io.containerd.cri.v1.images\".registry]\nconfig_path = \"/x\"\n", true, "warning NOD-227 /etc/containerd/config.toml:5"},
 		{"disabled", "1.6.20", "disabled_plugins = [\"cri\"]\n", false, "error NOD-222 /etc/containerd/config.toml:1\nerror NOD-226 /etc/containerd/config.toml"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

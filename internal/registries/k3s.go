@@ -17,6 +17,13 @@ import (
 
 // registriesYAML wants registries.yaml, and the drop-in that takes the default endpoint away.
 func (b *builder) registriesYAML(context.Context) error {
+	if ext := b.node.Runtime.External; ext != "" {
+		b.result.Pending = append(b.result.Pending, Note{
+			Text:  b.node.Name + " was told to use another runtime (" + ext + "): its registries file is without effect and is not written",
+			Where: diag.Where{File: b.node.Registries.File}, Fix: "point that runtime at the mirror by hand, or let " + b.node.ID + " run its own",
+		})
+		return nil
+	}
 	file := resolve(b.fs, b.node.Registries.File)
 	old, err := readYAML(b.fs, file)
 	if err != nil {

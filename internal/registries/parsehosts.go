@@ -49,7 +49,7 @@ func (h Hosts) Endpoints() []Endpoint {
 // hostKeys are the keys of a host and of the root (containerd: core/remotes/docker/config/hosts.go).
 var hostKeys = []string{"capabilities", "ca", "client", "skip_verify", "header", "override_path", "dial_timeout"}
 
-var rootKeys = append([]string{"server", "host"}, hostKeys...)
+var rootKeys = []string{"server", "host", "capabilities", "ca", "client", "skip_verify", "header", "override_path", "dial_timeout"}
 
 var capabilities = []string{"pull", "resolve", "push", "referrers"}
 
