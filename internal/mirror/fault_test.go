@@ -300,6 +300,21 @@ func TestTailIsHeldBack(t *testing.T) {
 	}
 }
 
+// A range that does not reach the tail has nothing to hold back, so none of it is given away unverified.
+func TestRangeOfABadBlob(t *testing.T) {
+	t.Parallel()
+	set, layer := large(t, 5<<20)
+	dir := tempDir(t)
+	load(t, open(t, dir), sourceOf(set))
+	flip(t, filepath.Join(dir, blobPath(digest.Digest(layer))), 50)
+	for _, rg := range []string{"bytes=0-99", "bytes=10-20,40-60", "bytes=-5242880"} {
+		srv, _ := serveStore(t, open(t, dir)) // nothing is known of the blob
+		if a := get(t, srv.URL+"/v2/x/blobs/"+layer, "Range", rg); a.StatusCode != 404 {
+			t.Errorf("%q: %s, %d bytes, %v", rg, a.Status, len(a.body), a.err)
+		}
+	}
+}
+
 // A reader that leaves does not stop a verification, and closing the store does.
 func TestCloseEndsVerification(t *testing.T) {
 	t.Parallel()
