@@ -330,7 +330,7 @@ func (s *session) finish(failed error) (Report, error) {
 // close writes the ledger, then the journal's end: a journal without an end is folded in once more.
 func (s *session) close(outcome string) error {
 	last := &s.ledger.Runs[len(s.ledger.Runs)-1]
-	last.Ended, last.Outcome = s.e.now(), outcome
+	last.Ended, last.Outcome, last.Pending = s.e.now(), outcome, s.report.Pending
 	if outcome == string(OutcomeDone) {
 		s.markUndone(last.ID)
 	}

@@ -159,6 +159,9 @@ func (r StatusReport) Text(w io.Writer) error {
 	for _, d := range r.Drift {
 		fmt.Fprintf(&b, "  %s: %s\n", d.ID, d.What)
 	}
+	if n := len(r.Runs); n > 0 {
+		section(&b, "Pending since the last run:", r.Runs[n-1].Pending)
+	}
 	for u, d := range r.Owed {
 		fmt.Fprintf(&b, "restart owed: %s, to take in %s\n", u, strings.Join(d.IDs, ", "))
 	}

@@ -67,8 +67,9 @@ type Run struct {
 	Verb    string    `json:"verb"`
 	Started time.Time `json:"started"`
 	Ended   time.Time `json:"ended,omitzero"`
-	Outcome string    `json:"outcome"`          // "ok", "failed", "interrupted" or "recovered"
-	Undone  string    `json:"undone,omitempty"` // the run that put it back
+	Outcome string    `json:"outcome"`           // "ok", "failed", "interrupted" or "recovered"
+	Undone  string    `json:"undone,omitempty"`  // the run that put it back
+	Pending []Pending `json:"pending,omitempty"` // what could not be done then
 }
 
 // Source is an inspected archive: Data is what the inspection found, valid while the file is the same.
