@@ -15,7 +15,7 @@ func effectiveContainerd(f host.FS, n distro.Node) (Effective, error) {
 		return e, e.readDirs(f, r, false)
 	}
 	c, err := loadContainerd(f, resolve(f, n.Runtime.Config), r)
-	if found := diag.Of(err); err != nil && len(found) > 0 {
+	if found := diag.Of(err); len(found) > 0 {
 		e.Problems, e.Source = found, found[0].Where
 		return e, nil
 	}

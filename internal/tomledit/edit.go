@@ -29,7 +29,7 @@ func (d *Doc) Set(path []string, value any) (*Doc, error) {
 	if err != nil {
 		return nil, fmt.Errorf("set %s: %w", dotted(path), err)
 	}
-	return d.apply(e, want, false)
+	return d.apply(e, want)
 }
 
 // setEdit finds the place where path is or should be.
@@ -59,13 +59,13 @@ func (d *Doc) AddTable(path []string) (*Doc, error) {
 		return nil, fmt.Errorf("add table %s: %w", dotted(path), err)
 	}
 	if p := d.place(path); p.kind == asTable || p.kind == asLine && p.keyval < 0 {
-		return d.apply(d.headerEdit(path, ""), want, false)
+		return d.apply(d.headerEdit(path, ""), want)
 	}
 	e, err := d.insertEdit(path, "{}")
 	if err != nil {
 		return nil, fmt.Errorf("add table %s: %w", dotted(path), err)
 	}
-	return d.apply(e, want, false)
+	return d.apply(e, want)
 }
 
 // Delete removes path: a key with the comment behind it on its line, or a table with all of its sections.
@@ -168,11 +168,12 @@ type edit struct {
 	text       string
 }
 
-func (d *Doc) apply(e edit, want map[string]any, empties bool) (*Doc, error) {
-	return d.applyAll([]edit{e}, want, empties)
+func (d *Doc) apply(e edit, want map[string]any) (*Doc, error) {
+	return d.applyAll([]edit{e}, want, false)
 }
 
-// applyAll makes the edits and compares what the result says with what it should say.
+// applyAll makes the edits and compares what the result says with what it should say. With empties, tables
+// that an edit left empty may be gone.
 func (d *Doc) applyAll(edits []edit, want map[string]any, empties bool) (*Doc, error) {
 	slices.SortFunc(edits, func(a, b edit) int { return b.start - a.start })
 	data := d.Bytes()
