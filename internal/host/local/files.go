@@ -17,7 +17,6 @@ import (
 type files struct {
 	root root
 	fs   fileSystem
-	src  fileSystem // of Place's sources
 	// machine is the file system of this machine: edgeprep's own program lies there, not on the node.
 	machine fileSystem
 	w       atomicfile.Writer

@@ -24,9 +24,6 @@ type Units interface {
 type Options struct {
 	// Root is the directory that holds the node; "" and "/" are the running one.
 	Root string
-	// Sources is the directory that the sources of Place are below; "": Root. An image builder places
-	// archives of its own machine ("/") into a mounted image.
-	Sources string
 	// Hook is called around each step that makes something durable; see atomicfile.
 	Hook atomicfile.Hook
 	// Units makes the unit interface from the host's own files; nil: unavailable.
@@ -51,14 +48,8 @@ func New(opts Options) (*Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	src := r
-	if opts.Sources != "" {
-		if src, err = openRoot(opts.Sources); err != nil {
-			return nil, err
-		}
-	}
 	h := &Host{opts: opts, root: r, fs: fileSystem{r}}
-	h.files = &files{root: r, fs: h.fs, src: fileSystem{src}, w: atomicfile.Writer{Hook: opts.Hook}}
+	h.files = &files{root: r, fs: h.fs, w: atomicfile.Writer{Hook: opts.Hook}}
 	h.units = noUnits{}
 	if opts.Units != nil {
 		h.units = opts.Units(h.fs, h.files)

@@ -253,14 +253,14 @@ func TestPlaceOnFullDisk(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	root, sources := mount(t, "size=4m"), t.TempDir()
-	h := open(t, local.Options{Root: root, Sources: sources})
+	h := open(t, local.Options{Root: root})
 	before := hosttest.Tree(t, root)
 	place := func(size int64, sum string, done func(int64)) error {
 		if err := os.WriteFile(filepath.Join(sources, "archive.tar"), make([]byte, size), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		_, err := h.Files().Place(ctx, "/archive.tar", "/placed.tar",
-			host.PlaceOptions{Meta: host.Meta{Mode: 0o644}, Size: size, SHA256: sum, Done: done})
+		_, err := h.Files().Place(ctx, filepath.Join(sources, "archive.tar"), "/placed.tar",
+			host.PlaceOptions{Meta: host.Meta{Mode: 0o644}, Size: size, SHA256: sum, Done: done, Local: true})
 		return err
 	}
 	copied := int64(0)
@@ -334,6 +334,24 @@ func TestReadOnlyBind(t *testing.T) {
 	wantDiag(t, "write", err, "APL-051", syscall.EROFS)
 	if s, err := h.FS().Space("/etc/file"); err != nil || !s.ReadOnly {
 		t.Errorf("space: %+v %v", s, err)
+	}
+}
+
+// TestPlaceLocal: the same path is one file on this machine and another on the node.
+func TestPlaceLocal(t *testing.T) {
+	t.Parallel()
+	ctx, root := context.Background(), t.TempDir()
+	n := hosttest.At(t, root)
+	src := filepath.Join(t.TempDir(), "program")
+	n.WriteFile(src, "of the node")
+	if err := os.WriteFile(src, []byte("of this machine"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for isLocal, want := range map[bool]string{true: "of this machine", false: "of the node"} {
+		_, err := n.Files().Place(ctx, src, "/placed", host.PlaceOptions{Meta: host.Meta{Mode: 0o755}, Size: int64(len(want)), Local: isLocal})
+		if err != nil || n.ReadFile("/placed") != want {
+			t.Errorf("local %v: %q %v", isLocal, n.ReadFile("/placed"), err)
+		}
 	}
 }
 

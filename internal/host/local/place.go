@@ -50,7 +50,7 @@ func (f *files) placement(ctx context.Context, src, dst string, opts host.PlaceO
 	if err != nil {
 		return nil, err
 	}
-	from := f.src
+	from := f.fs
 	if opts.Local {
 		from = f.machine
 	}
