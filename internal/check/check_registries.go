@@ -25,8 +25,8 @@ func configPathCheck() Check {
 			Fix:     "write one explicit directory: edgeprep apply",
 			Sources: []string{"containerd: plugins/cri/images/plugin.go, core/transfer/registry/registry.go, defaults/defaults_unix.go", "containerd/containerd#12636"},
 		},
-		Run: func(ctx context.Context, e *Env) []Finding {
-			return e.registryFindings(ctx, "REG-01", (*Env).configPathProof)
+		Run: func(_ context.Context, e *Env) []Finding {
+			return e.registryFindings("REG-01", (*Env).configPathProof)
 		},
 	}
 }
@@ -42,8 +42,8 @@ func configTableCheck() Check {
 			Fix:     "edgeprep apply writes the key where it is read; --allow restart lets containerd take it in",
 			Sources: []string{"containerd: docs/hosts.md, internal/cri/config/config.go", "k0s: docs/runtime.md"},
 		},
-		Run: func(ctx context.Context, e *Env) []Finding {
-			return e.registryFindings(ctx, "REG-02", (*Env).configTableProof)
+		Run: func(_ context.Context, e *Env) []Finding {
+			return e.registryFindings("REG-02", (*Env).configTableProof)
 		},
 	}
 }
@@ -59,8 +59,8 @@ func hostsCheck() Check {
 			Fix:     "remove hand-made files and let edgeprep apply write them",
 			Sources: []string{"containerd: core/remotes/docker/config/hosts.go", "rancher/wharfie: pkg/registries/registries.go"},
 		},
-		Run: func(ctx context.Context, e *Env) []Finding {
-			return e.registryFindings(ctx, "REG-04", (*Env).lookups)
+		Run: func(_ context.Context, e *Env) []Finding {
+			return e.registryFindings("REG-04", (*Env).lookups)
 		},
 	}
 }
@@ -76,8 +76,8 @@ func hostsKeysCheck() Check {
 			Fix:     "correct the key at the line given, or remove the file and run edgeprep apply",
 			Sources: []string{"containerd: core/remotes/docker/config/hosts.go getSortedHosts, parseHostsFile", "rancher/wharfie: registries.go"},
 		},
-		Run: func(ctx context.Context, e *Env) []Finding {
-			return e.registryFindings(ctx, "REG-05", (*Env).keysProof)
+		Run: func(_ context.Context, e *Env) []Finding {
+			return e.registryFindings("REG-05", (*Env).keysProof)
 		},
 	}
 }
@@ -97,7 +97,7 @@ func checkOf(d *diag.Diagnostic) string {
 }
 
 // registryFindings are the problems that belong to one check, or without any the proof that it passes.
-func (e *Env) registryFindings(ctx context.Context, id string, proof func(*Env, context.Context, registries.Effective) []Finding) []Finding {
+func (e *Env) registryFindings(id string, proof func(*Env, registries.Effective) []Finding) []Finding {
 	eff, err := e.memo.registries()
 	if err != nil {
 		return []Finding{couldNotRun("registries configuration", err)}
@@ -111,7 +111,7 @@ func (e *Env) registryFindings(ctx context.Context, id string, proof func(*Env, 
 		}
 	}
 	if !bad {
-		out = append(out, proof(e, ctx, eff)...)
+		out = append(out, proof(e, eff)...)
 	}
 	return out
 }
@@ -125,7 +125,7 @@ func fromDiagnostic(d *diag.Diagnostic) Finding {
 }
 
 // configPathProof: what containerd really looks into.
-func (e *Env) configPathProof(_ context.Context, eff registries.Effective) []Finding {
+func (e *Env) configPathProof(eff registries.Effective) []Finding {
 	if fs := e.notRendered(eff, "config_path"); fs != nil {
 		return fs
 	}
@@ -144,7 +144,7 @@ func (e *Env) notRendered(eff registries.Effective, subject string) []Finding {
 }
 
 // configTableProof compares with the running containerd.
-func (e *Env) configTableProof(_ context.Context, eff registries.Effective) []Finding {
+func (e *Env) configTableProof(eff registries.Effective) []Finding {
 	if fs := e.notRendered(eff, "config_path"); fs != nil {
 		return fs
 	}
@@ -167,7 +167,7 @@ func (e *Env) configTableProof(_ context.Context, eff registries.Effective) []Fi
 }
 
 // lookups says for each required registry where its pulls go.
-func (e *Env) lookups(_ context.Context, eff registries.Effective) []Finding {
+func (e *Env) lookups(eff registries.Effective) []Finding {
 	var out []Finding
 	var want []registries.Endpoint
 	for _, m := range e.Mirrors {
@@ -226,7 +226,7 @@ func urls(list []registries.Endpoint) string {
 }
 
 // keysProof: nothing is ignored.
-func (e *Env) keysProof(_ context.Context, eff registries.Effective) []Finding {
+func (e *Env) keysProof(eff registries.Effective) []Finding {
 	files := map[string]bool{}
 	var out []Finding
 	for _, name := range eff.Names() {

@@ -2,7 +2,6 @@ package check
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -200,8 +199,11 @@ func (e *Env) mirrorAddresses() []string {
 
 // egressTargets are all ways out that must be dead, and what is owed before "cut" may be said.
 func (e *Env) egressTargets(ctx context.Context) (targets []target, owed []string) {
-	record, err := readEgressRecord(e.Reader.FS())
-	if err != nil {
+	record, err := ReadEgressRecord(e.Reader.FS())
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		owed = append(owed, "nothing was recorded while there was a network ("+EgressRecordPath+"; edgeprep apply does it)")
+	case err != nil:
 		owed = append(owed, err.Error())
 	}
 	if err := sameNetwork(e.Reader.FS()); err != nil {
@@ -237,21 +239,6 @@ func waysTo(hp string, addrs []string, proxies []Proxy) []target {
 		out = append(out, target{name: hp, how: "through proxy " + proxies[i].String(), proxy: &proxies[i]})
 	}
 	return out
-}
-
-func readEgressRecord(f host.FS) (EgressRecord, error) {
-	var r EgressRecord
-	data, err := f.ReadFile(EgressRecordPath, 1<<20)
-	if errors.Is(err, fs.ErrNotExist) {
-		return r, errors.New("nothing was recorded while there was a network (" + EgressRecordPath + "; edgeprep apply does it)")
-	}
-	if err != nil {
-		return r, fmt.Errorf("read %s: %w", EgressRecordPath, err)
-	}
-	if err := json.Unmarshal(data, &r); err != nil {
-		return r, fmt.Errorf("read %s: %w", EgressRecordPath, err)
-	}
-	return r, nil
 }
 
 // parallel calls fn for 0 … n-1, as many at a time as there are cores.

@@ -3,8 +3,10 @@ package check
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -13,7 +15,10 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/edgeprep/edgeprep/internal/config"
+	"github.com/edgeprep/edgeprep/internal/host"
 )
 
 // Network is the way to the outside: what is needed of the node's own.
@@ -217,29 +222,51 @@ type Recorded struct {
 // EgressRecordPath is where apply keeps the EgressRecord.
 const EgressRecordPath = "/var/lib/edgeprep/egress.json"
 
-// RecordEgress looks hosts (as Upstreams gives them) up and adds what it finds to prev. A host that cannot be
-// looked up keeps its previous entry; the error names those without any.
+// Encode is the record as it is stored.
+func (r EgressRecord) Encode() ([]byte, error) {
+	b, err := json.MarshalIndent(r, "", "  ")
+	return append(b, '\n'), err
+}
+
+// ReadEgressRecord reads the record of a node. Without one it is empty, and the error matches
+// fs.ErrNotExist.
+func ReadEgressRecord(f host.FS) (EgressRecord, error) {
+	var r EgressRecord
+	data, err := f.ReadFile(EgressRecordPath, 1<<20)
+	if err != nil {
+		return r, err
+	}
+	if err := json.Unmarshal(data, &r); err != nil {
+		return EgressRecord{}, fmt.Errorf("read %s: %w", EgressRecordPath, err)
+	}
+	return r, nil
+}
+
+// RecordEgress looks up those of hosts (as Upstreams gives them) that prev does not have yet, and adds them.
+// What is recorded stays: the record is the same, byte for byte, until a new registry is named. The error
+// says which hosts could not be looked up; the record is good for the others all the same.
 func RecordEgress(ctx context.Context, n Network, hosts []string, prev EgressRecord, now time.Time) (EgressRecord, error) {
 	out := EgressRecord{Schema: 1, Hosts: map[string]Recorded{}}
-	var errs []error
-	for _, hp := range hosts {
-		old, known := prev.Hosts[hp]
-		addrs, err := lookUp(ctx, n, hp)
-		switch {
-		case err == nil && sameSet(addrs, old.Addresses):
-			out.Hosts[hp] = old // unchanged: the file stays byte for byte the same
-		case err == nil:
-			out.Hosts[hp] = Recorded{Addresses: addrs, At: now.UTC().Truncate(time.Second)}
-		case known:
-			out.Hosts[hp] = old
-		default:
-			errs = append(errs, fmt.Errorf("look up %s: %w", hp, err))
+	maps.Copy(out.Hosts, prev.Hosts)
+	missing := slices.DeleteFunc(slices.Clone(hosts), func(hp string) bool { return len(prev.Hosts[hp].Addresses) > 0 })
+	addrs, errs := make([][]string, len(missing)), make([]error, len(missing))
+	var g errgroup.Group
+	for i, hp := range missing {
+		g.Go(func() error {
+			if addrs[i], errs[i] = lookUp(ctx, n, hp); errs[i] != nil {
+				errs[i] = fmt.Errorf("look up %s: %w", hp, errs[i])
+			}
+			return nil
+		})
+	}
+	_ = g.Wait() // errors are in errs
+	for i, hp := range missing {
+		if errs[i] == nil {
+			out.Hosts[hp] = Recorded{Addresses: addrs[i], At: now.UTC().Truncate(time.Second)}
 		}
 	}
 	return out, errors.Join(errs...)
 }
-
-func sameSet(a, b []string) bool { return len(a) > 0 && slices.Equal(a, b) }
 
 // lookUp gives the addresses of a host:port, sorted, without those that lead nowhere else.
 func lookUp(ctx context.Context, n Network, hp string) ([]string, error) {

@@ -137,6 +137,9 @@ func (r *real) ctr(args ...string) {
 // TestRealContainerd: the checks pass on a real daemon, and each sees what is then broken in it.
 func TestRealContainerd(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("long: starts real daemons")
+	}
 	ctrtest.Each(t, func(t *testing.T, d *ctrtest.Daemon) {
 		r := realNode(t, d)
 		report, err := Run(t.Context(), r.env, Options{Deep: true})
@@ -176,6 +179,9 @@ func TestRealContainerd(t *testing.T) {
 // TestRealListOfDirectories: what REG-01 says is what the daemon does. FI-14 of the catalogue.
 func TestRealListOfDirectories(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("long: starts real daemons")
+	}
 	for version, broken := range map[string]bool{"1.7": false, "2.4": true} {
 		t.Run(version, func(t *testing.T) {
 			t.Parallel()

@@ -29,29 +29,8 @@ func List(w io.Writer, checks []check.Check) error {
 	return err
 }
 
-// entry is a check as `check --list -o json` gives it.
-type entry struct {
-	ID         string          `json:"id"`
-	Title      string          `json:"title"`
-	Severity   check.Severity  `json:"severity"`
-	Scope      check.Scope     `json:"scope"`
-	Profiles   []check.Profile `json:"profiles"`
-	DependsOn  []string        `json:"dependsOn,omitempty"`
-	Unwaivable bool            `json:"unwaivable,omitempty"`
-}
-
-// ListJSON writes the checks as one JSON document.
-func ListJSON(w io.Writer, checks []check.Check) error {
-	out := make([]entry, 0, len(checks))
-	for _, c := range checks {
-		p := c.Profiles
-		if len(p) == 0 {
-			p = check.Profiles()
-		}
-		out = append(out, entry{c.ID, c.Title, c.Severity, c.Scope, p, c.DependsOn, c.Unwaivable})
-	}
-	return encode(w, out)
-}
+// ListJSON writes the checks, with their stories, as one JSON document.
+func ListJSON(w io.Writer, checks []check.Check) error { return encode(w, checks) }
 
 // Explain writes a check's story.
 func Explain(w io.Writer, c check.Check) error {
