@@ -64,7 +64,7 @@ func (o *OfflineUnits) Enable(ctx context.Context, name string) error {
 		return err
 	}
 	if !anyLinks(units) {
-		return fmt.Errorf("unit %s: %w", name, errNotInstallable)
+		return notInstallable(name)
 	}
 	for _, u := range units {
 		if err := o.enable(ctx, u); err != nil {
@@ -73,8 +73,6 @@ func (o *OfflineUnits) Enable(ctx context.Context, name string) error {
 	}
 	return nil
 }
-
-var errNotInstallable = errors.New("it has no [Install] section, so it cannot be enabled; add WantedBy= to it, or to a drop-in")
 
 func anyLinks(units []*unitFile) bool {
 	for _, u := range units {
@@ -102,9 +100,9 @@ func (o *OfflineUnits) withAlso(ctx context.Context, name string) ([]*unitFile, 
 		case err != nil:
 			return nil, err
 		case u.fragment == "":
-			return nil, fmt.Errorf("unit %s: there is no such unit file in %s or the other unit directories", todo[0], configDir)
+			return nil, noUnitFile(todo[0])
 		case u.masked:
-			return nil, fmt.Errorf("unit %s: it is masked by %s; run: systemctl unmask %s", todo[0], u.fragment, todo[0])
+			return nil, masked(todo[0], u.fragment)
 		case u.target != "" && strings.Contains(todo[0], "@") == strings.Contains(u.target, "@"):
 			return nil, fmt.Errorf("unit %s: it is another name of %s; name that one", todo[0], u.target)
 		}

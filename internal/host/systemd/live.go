@@ -121,7 +121,7 @@ func (l *LiveUnits) Enable(ctx context.Context, name string) error {
 	return l.files(ctx, "enable", name, func(conn *sd.Conn) error {
 		installable, _, err := conn.EnableUnitFilesContext(ctx, []string{name}, false, false)
 		if err == nil && !installable {
-			err = errNotInstallable
+			err = notInstallable(name)
 		}
 		return err
 	})
@@ -209,18 +209,8 @@ func (l *LiveUnits) job(ctx context.Context, verb, name string, queue jobFunc) e
 	case <-ctx.Done():
 		return fmt.Errorf("%s %s: the job is still queued or running: %w; see: systemctl status %s; systemctl list-jobs", verb, name, ctx.Err(), name)
 	case r := <-result:
-		return jobError(verb, name, r)
+		return jobFault(verb, name, r)
 	}
-}
-
-func jobError(verb, name, result string) error {
-	switch result {
-	case "done":
-		return nil
-	case "dependency":
-		return fmt.Errorf("%s %s: a unit that it requires failed; see: systemctl list-dependencies --failed %s", verb, name, name)
-	}
-	return fmt.Errorf("%s %s: the job ended with %q; see: journalctl -u %s -n 20", verb, name, result, name)
 }
 
 func isBusError(err error, names ...string) bool {

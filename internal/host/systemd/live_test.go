@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/edgeprep/edgeprep/internal/diag"
 	"github.com/edgeprep/edgeprep/internal/host"
 	"github.com/edgeprep/edgeprep/internal/host/hosttest"
 	"github.com/edgeprep/edgeprep/internal/host/local"
@@ -91,11 +92,30 @@ func TestDependencyFails(t *testing.T) {
 			}
 		})
 	}
-	if err := h.UnitControl().Start(bg, "edgeprep-needs.service"); err == nil || !strings.Contains(err.Error(), "requires") {
+	if err := h.UnitControl().Start(bg, "edgeprep-needs.service"); !isFault(err, "APL-071", "edgeprep-needs.service") {
 		t.Errorf("a failed requirement: %v", err)
 	}
-	if err := h.UnitControl().Start(bg, "edgeprep-broken.service"); err == nil || !strings.Contains(err.Error(), "journalctl -u edgeprep-broken.service") {
+	if err := h.UnitControl().Start(bg, "edgeprep-broken.service"); !isFault(err, "APL-070", "edgeprep-broken.service") {
 		t.Errorf("a failed unit: %v", err)
+	}
+}
+
+// isFault says whether err is a diagnostic about a unit, with a fix that names it.
+func isFault(err error, id, unit string) bool {
+	ds := diag.Of(err)
+	return len(ds) == 1 && ds[0].ID == id && ds[0].Where.Unit == unit && strings.Contains(ds[0].Fix, unit)
+}
+
+func TestFaultsOffline(t *testing.T) {
+	t.Parallel()
+	n := hosttest.New(t)
+	n.WriteFile("/etc/systemd/system/static.service", "[Service]\nExecStart=/bin/true\n")
+	n.Symlink("/etc/systemd/system/masked.service", "/dev/null")
+	units, _ := offline(t, n.Dir)
+	for unit, id := range map[string]string{"static.service": "APL-072", "masked.service": "APL-073", "none.service": "APL-074"} {
+		if err := units.Enable(context.Background(), unit); !isFault(err, id, unit) {
+			t.Errorf("%s: %v, want %s", unit, err, id)
+		}
 	}
 }
 

@@ -220,7 +220,7 @@ func compare(t *testing.T, tool, tree, unit string) {
 		_, theirs := run(step.verb)
 		err := step.do(ctx, unit)
 		// Two are stricter by intent: nothing to enable is an error, nothing to disable is none.
-		if (theirs != nil) != (err != nil) && !strings.Contains(errText(err), "no [Install]") && step.verb != "disable" {
+		if (theirs != nil) != (err != nil) && !strings.Contains(errText(err), "has no [Install]") && step.verb != "disable" {
 			t.Errorf("%s: systemctl %v, we %v", step.verb, theirs, err)
 		}
 		same(step.verb)
