@@ -22,7 +22,6 @@ type step struct {
 	intent entry
 	kept   []plan.Pending // what was left as it is
 	inUse  []plan.Pending // directories that others put something into: no failure, they are no longer ours alone
-	source host.ImageSource
 }
 
 // change carries one change out: read what is there, keep what must be kept, write the intent down, do it,

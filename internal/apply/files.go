@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"maps"
 	"path"
+	"syscall"
 
 	"github.com/edgeprep/edgeprep/internal/atomicfile"
 	"github.com/edgeprep/edgeprep/internal/diag"
@@ -65,8 +66,11 @@ func (s *session) remove(p string, got *plan.State) (kept string, err error) {
 // sweep removes what a killed run left half-written in a directory.
 func (s *session) sweep(dir string) error {
 	list, err := s.fs.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
+		return nil
+	}
 	if err != nil {
-		return nil // not there, or nothing of ours in it
+		return err
 	}
 	for _, fi := range list {
 		if atomicfile.IsTemp(path.Base(fi.Path)) {

@@ -52,10 +52,16 @@ func (w *world) steps(fn func()) int {
 	return n
 }
 
-// howMany is the number of cuts or kills: EDGEPREP_TEST_KILLS sets it for the long form.
+// howMany is the number of cuts or kills: every step in the long form (EDGEPREP_SOAK=1), or EDGEPREP_TEST_KILLS.
 func howMany(usual int) int {
+	if os.Getenv("EDGEPREP_SOAK") == "1" {
+		return 1 << 20
+	}
 	if n, err := strconv.Atoi(os.Getenv("EDGEPREP_TEST_KILLS")); err == nil {
 		return n
+	}
+	if testing.Short() {
+		return 4
 	}
 	return usual
 }
@@ -70,9 +76,9 @@ func sample(n, max int) []int {
 	return out
 }
 
-// TestCutAnywhere ends a run with units, images and cache at its durable steps; what is in memory (units,
+// TestKillInMemory ends a run with units, images and cache at its durable steps; what is in memory (units,
 // containerd) survives as it would survive the death of edgeprep alone.
-func TestCutAnywhere(t *testing.T) {
+func TestKillInMemory(t *testing.T) {
 	t.Parallel()
 	ref := newWorld(t)
 	before := ref.outside()

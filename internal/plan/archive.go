@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"io"
 
 	"github.com/edgeprep/edgeprep/internal/host"
@@ -92,7 +93,7 @@ func HashFile(ctx context.Context, r host.FS, p string) (sum string, err error) 
 		}
 		n, err := f.Read(buf)
 		h.Write(buf[:n])
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return hex.EncodeToString(h.Sum(nil)), nil
 		}
 		if err != nil {

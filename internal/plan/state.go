@@ -148,7 +148,7 @@ func sameID(a, b int) bool { return a == b || a == UnknownID || b == UnknownID }
 
 // meta is "0644", with the owner when it is not root.
 func (s State) meta() string {
-	m := fmt.Sprintf("%04o", uint32(modeBits(s.Mode)))
+	m := fmt.Sprintf("%04o", modeBits(s.Mode))
 	if s.UID > 0 || s.GID > 0 {
 		m += fmt.Sprintf(" %d:%d", s.UID, s.GID)
 	}
