@@ -39,9 +39,20 @@ func TestTextOnTerminalRedrawsOneLineAndCleansUp(t *testing.T) {
 	var out bytes.Buffer
 	s := NewStream("r1", "n1", clock(), NewText(&out, TextOptions{Live: true, Width: 20}))
 	s.Emit(Event{Type: StepStart, Step: "a", Msg: strings.Repeat("x", 50)})
-	s.Emit(Event{Type: StepEnd, Step: "a", Status: "failed", Msg: "no"})
-	if got := out.String(); got != "\r"+strings.Repeat("x", 19)+"\r"+strings.Repeat(" ", 19)+"\rfailed   no  (6s)\n" {
+	s.Emit(Event{Type: StepEnd, Step: "a", Status: "failed", Msg: strings.Repeat("x", 50) + " no"})
+	if got := out.String(); got != "\r"+strings.Repeat("x", 19)+"\r"+strings.Repeat(" ", 19)+"\rfailed   "+strings.Repeat("x", 50)+" no  (6s)\n" {
 		t.Errorf("%q", got)
+	}
+}
+
+func TestEndSaysWhatAndWhy(t *testing.T) {
+	t.Parallel()
+	var out bytes.Buffer
+	s := NewStream("r1", "n1", nil, NewText(&out, TextOptions{}))
+	s.Emit(Event{Type: StepStart, Step: "a", Msg: "delete /srv/cache"})
+	s.Emit(Event{Type: StepEnd, Step: "a", Status: "kept", Msg: "not empty"})
+	if out.String() != "kept     delete /srv/cache: not empty\n" {
+		t.Errorf("%q", out.String())
 	}
 }
 

@@ -96,8 +96,12 @@ func (t *Text) end(e Event) {
 		return
 	}
 	msg := e.Msg
-	if msg == "" && s != nil {
+	switch {
+	case s == nil || strings.HasPrefix(msg, s.msg):
+	case msg == "":
 		msg = s.msg
+	default: // what it was, and why it ended so
+		msg = s.msg + ": " + msg
 	}
 	took := ""
 	if s != nil && e.Time.Sub(s.start) >= time.Second {

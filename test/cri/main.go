@@ -120,7 +120,7 @@ func (k *kubelet) ps(ctx context.Context) error {
 		return err
 	}
 	for _, c := range r.Containers {
-		fmt.Fprintf(k.out, "%s %s\n", c.Image.UserSpecifiedImage, c.State)
+		fmt.Fprintf(k.out, "%s %s %s\n", c.Metadata.Name, c.ImageRef, c.State)
 	}
 	return nil
 }
