@@ -72,7 +72,7 @@ func explain(path string, err error) error {
 	case err == nil || errors.As(err, &d):
 		return err
 	case errors.As(err, &f):
-		p := problem(f.id, path, f.what, f.why, f.fix)
+		p := problem(f.id, path, f.what, f.why, strings.ReplaceAll(f.fix, "FILE", path))
 		if f.err != nil {
 			return because(f.err, p)
 		}

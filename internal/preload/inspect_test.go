@@ -278,7 +278,7 @@ func TestInspectFlippedInOCI(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, err := inspect(t, path)
-		if id(err) != "NOD-103" || !strings.Contains(err.Error(), d) ||
+		if id(err) != "NOD-103" || !strings.Contains(err.Error(), d) || !strings.Contains(diag.Of(err)[0].Fix, path) ||
 			!slices.ContainsFunc(s.Names(), func(n string) bool { return strings.Contains(err.Error(), n) }) {
 			t.Errorf("%s: %v", d, err)
 		}
