@@ -39,9 +39,10 @@ func canonical(raw string) string {
 		return raw
 	}
 	hostport := strings.ToLower(u.Host)
-	if u.Scheme == "http" {
+	switch u.Scheme {
+	case "http":
 		hostport = strings.TrimSuffix(hostport, ":80")
-	} else if u.Scheme == "https" {
+	case "https":
 		hostport = strings.TrimSuffix(hostport, ":443")
 	}
 	p := strings.TrimSuffix(path.Clean("/"+u.Path), "/v2")

@@ -129,7 +129,7 @@ func TestParseHostsFindings(t *testing.T) {
 	const ok = "[host.\"http://m:5000\"]\n  capabilities = [\"pull\", \"resolve\"]\n"
 	for _, c := range []struct{ name, in, want string }{
 		{"not TOML", "server = \n", "error NOD-230 f:1"},
-		{"misspelt key", ok + "  capabilites = [\"pull\"]\n", "error NOD-231 f:3 did you mean capabilities?"},
+		{"misspelt key", ok + "  capabilitys = [\"pull\"]\n", "error NOD-231 f:3 did you mean capabilities?"},
 		{"misspelt table", "server = \"http://m\"\n[hosts.\"http://m\"]\n", "error NOD-231 f:2 did you mean host?\nerror NOD-233 f:1"},
 		{"unknown capability", "[host.\"http://m\"]\ncapabilities = [\"pull\", \"fetch\"]\n", "error NOD-232 f:2"},
 		{"referrers", ok + "[host.\"http://n\"]\ncapabilities = [\"pull\", \"resolve\", \"referrers\"]\n", "warning NOD-232 f:4"},

@@ -206,7 +206,7 @@ func (p *hostsParser) entry(server string, t map[string]any, at ...string) HostE
 	if server != "" {
 		p.url(&e, server, override, at)
 	}
-	p.advice(e, t, at)
+	p.advice(e, at)
 	return e
 }
 
@@ -232,7 +232,7 @@ func (p *hostsParser) url(e *HostEntry, server string, override bool, at []strin
 }
 
 // advice names settings that work otherwise than they look.
-func (p *hostsParser) advice(e HostEntry, t map[string]any, at []string) {
+func (p *hostsParser) advice(e HostEntry, at []string) {
 	u, err := url.Parse(e.URL)
 	if e.URL == "" || err != nil {
 		return
@@ -241,7 +241,7 @@ func (p *hostsParser) advice(e HostEntry, t map[string]any, at []string) {
 		p.diags = append(p.diags, warning(newDiag(idHostsTLS, p.where(at...), "plain http with TLS settings",
 			"containerd tries https first then, and falls back after an error", "remove skip_verify, ca and client from this host")))
 	}
-	if len(at) > 0 && !p.out.Ignored && len(e.Capabilities) > 0 && !(slices.Contains(e.Capabilities, "resolve") && slices.Contains(e.Capabilities, "pull")) {
+	if len(at) > 0 && !p.out.Ignored && len(e.Capabilities) > 0 && (!slices.Contains(e.Capabilities, "resolve") || !slices.Contains(e.Capabilities, "pull")) {
 		p.diags = append(p.diags, newDiag(idHostsResolve, p.where(append(slices.Clone(at), "capabilities")...), "host "+quoted(e.URL)+" is not used to look up tags",
 			"a tag needs both pull and resolve; without them containerd asks the next host", `write capabilities = ["pull", "resolve"]`))
 	}
@@ -265,7 +265,7 @@ func (p *hostsParser) headers(t map[string]any, at []string) {
 	for _, k := range sortedKeys(table) {
 		_, isString := table[k].(string)
 		list, isList := stringList(table[k])
-		if !isString && !(isList && list != nil) {
+		if !isString && (!isList || list == nil) {
 			p.wrongType("header", "a table of strings and lists of strings", at)
 		}
 	}

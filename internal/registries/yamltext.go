@@ -108,7 +108,7 @@ func (d *yamlDoc) insert(a addition) ([]byte, bool) {
 		return d.insertLines(len(d.data), w.block(strings.Repeat(" ", max(0, value.Column-1)), rest, a), w.eol), true
 	case isNull(value) && value.Value == "":
 		indent := strings.Repeat(" ", key.Column-1)
-		if !(compact && len(rest) == 0 && a.items != nil) {
+		if !compact || len(rest) > 0 || a.items == nil {
 			indent += w.step
 		}
 		return d.insertLines(d.lineAfter(key), w.block(indent, rest, a), w.eol), true

@@ -1,6 +1,7 @@
 package tomledit
 
 import (
+	"errors"
 	"strings"
 	"testing"
 
@@ -179,8 +180,8 @@ func TestPositions(t *testing.T) {
 func TestSyntaxError(t *testing.T) {
 	t.Parallel()
 	_, err := Parse([]byte("a = 1\nb = = 2\n"))
-	e, ok := err.(*SyntaxError)
-	if !ok || e.Line != 2 || e.Col == 0 {
+	var e *SyntaxError
+	if !errors.As(err, &e) || e.Line != 2 || e.Col == 0 {
 		t.Errorf("got %#v", err)
 	}
 }

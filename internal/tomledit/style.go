@@ -23,12 +23,9 @@ func (d *Doc) keyText(path []string) string {
 }
 
 func quoteKey(k string) string {
-	bare := k != ""
-	for _, c := range k {
-		if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '_') {
-			bare = false
-		}
-	}
+	bare := k != "" && !strings.ContainsFunc(k, func(c rune) bool {
+		return (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '-' && c != '_'
+	})
 	if bare {
 		return k
 	}
