@@ -71,7 +71,7 @@ func hostsKeysCheck() Check {
 		Severity: SeverityFail, Scope: ScopeNode,
 		Story: Story{
 			Seen:    "pulls go to the public registry, with no line in any log",
-			Cause:   "hosts.toml and registries.yaml are not read strictly: [hosts.\"...\"], capabilites, mirror:, endpoints: are dropped; containerd 2 sees hosts only as [host.\"URL\"] table headers",
+			Cause:   "hosts.toml and registries.yaml are not read strictly: [hosts.\"...\"], capability, mirror:, endpoints: are dropped; containerd 2 sees hosts only as [host.\"URL\"] table headers",
 			Look:    "every key of every hosts.toml and of registries.yaml, with line and nearest known key",
 			Fix:     "correct the key at the line given, or remove the file and run edgeprep apply",
 			Sources: []string{"containerd: core/remotes/docker/config/hosts.go getSortedHosts, parseHostsFile", "rancher/wharfie: registries.go"},

@@ -131,8 +131,8 @@ func faults() map[string]fault {
 			}},
 		"registries.yaml is not YAML": {make: k3sStarted, check: "REG-04", says: "NOD-210",
 			inject: func(s *site) { s.node.WriteFile("/etc/rancher/k3s/registries.yaml", "mirrors:\n  *:\n\tx\n") }},
-		"a key of hosts.toml is misspelt": {check: "REG-05", says: "capabilites", inject: func(s *site) {
-			s.rewrite(certsD+"/_default/hosts.toml", func(b []byte) []byte { return append(b, []byte("capabilites = [\"pull\"]\n")...) })
+		"a key of hosts.toml is misspelt": {check: "REG-05", says: "capability", inject: func(s *site) {
+			s.rewrite(certsD+"/_default/hosts.toml", func(b []byte) []byte { return append(b, []byte("capability = [\"pull\"]\n")...) })
 		}},
 		"a key of registries.yaml is misspelt": {make: k3sStarted, check: "REG-05", says: "NOD-212", also: []string{"REG-04"},
 			inject: func(s *site) {
