@@ -185,7 +185,7 @@ func (d *Desired) remember(f host.FS) error {
 		}
 	}
 	for _, x := range d.Archives {
-		fi, err := f.Stat(x.Path)
+		fi, err := preload.Describe(f, x.Path)
 		if err != nil {
 			return fmt.Errorf("look at %s: %w", x.Path, err)
 		}

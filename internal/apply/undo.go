@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"path"
 	"slices"
+	"strings"
 
 	"github.com/edgeprep/edgeprep/internal/host"
 	"github.com/edgeprep/edgeprep/internal/plan"
@@ -52,7 +53,49 @@ func (st *step) undo() error {
 	if st.s.caches[st.c.Path] {
 		return st.s.tidyCache(st.c.Path)
 	}
+	return st.dropIDs(used)
+}
+
+// dropIDs removes the records that the CRI plugin made, named by the image's id, of images that have no other
+// name any more: they would keep the content for ever.
+func (st *step) dropIDs(used map[string]bool) error {
+	gone := map[string]host.Endpoint{} // by digest
+	for _, t := range st.c.Undo {
+		if t.Image != "" && t.After == nil && t.Before != nil && t.Before.Image != nil {
+			gone[t.Before.Image.Target.Digest] = t.Endpoint
+		}
+	}
+	for digest, ep := range gone {
+		list, err := st.s.r.Runtime(ep).Images(st.s.ctx)
+		if err != nil {
+			return err
+		}
+		ids := idRecords(list, digest)
+		for _, name := range ids {
+			if used[name] || used[digest] {
+				continue
+			}
+			if err := st.s.e.Host.RuntimeControl(ep).RemoveImage(st.s.ctx, name); err != nil {
+				return err
+			}
+		}
+	}
 	return nil
+}
+
+// idRecords are the records of a digest, if all of them are named by an image id and made by the CRI plugin.
+func idRecords(list []host.Image, digest string) []string {
+	var out []string
+	for _, i := range list {
+		if i.Target.Digest != digest {
+			continue
+		}
+		if !strings.HasPrefix(i.Name, "sha256:") || i.Labels[plan.CRIManaged] == "" {
+			return nil
+		}
+		out = append(out, i.Name)
+	}
+	return out
 }
 
 func (st *step) undoPath(t plan.Target) error {

@@ -3,6 +3,7 @@ package plan
 import (
 	"fmt"
 	"io/fs"
+	"maps"
 	"slices"
 	"strings"
 
@@ -113,16 +114,19 @@ func UnitStateOf(u host.Unit) *State {
 	return &State{Unit: &UnitState{Load: u.Load, Enabled: u.Enabled, Active: u.Active}}
 }
 
+// CRIManaged is the label by which containerd's CRI plugin marks records that it knows. It sets it some time
+// after a record is made, so it says nothing of who changed the record.
+// containerd: internal/cri/labels, since v1.0
+const CRIManaged = "io.cri-containerd.image"
+
 func sameImage(a, b host.Image) bool {
-	if a.Name != b.Name || a.Target.Digest != b.Target.Digest || len(a.Labels) != len(b.Labels) {
-		return false
-	}
-	for k, v := range a.Labels {
-		if w, ok := b.Labels[k]; !ok || w != v {
-			return false
-		}
-	}
-	return true
+	return a.Name == b.Name && a.Target.Digest == b.Target.Digest && maps.Equal(ownLabels(a), ownLabels(b))
+}
+
+func ownLabels(i host.Image) map[string]string {
+	out := maps.Clone(i.Labels)
+	delete(out, CRIManaged)
+	return out
 }
 
 func samePath(a, b State) bool {
