@@ -33,7 +33,7 @@ func configPathCheck() Check {
 
 func configTableCheck() Check {
 	return Check{
-		ID: "REG-02", Title: "config_path is set in the table that this containerd reads, and the running one took it in",
+		ID: "REG-02", Title: "config_path is set in the table that this containerd reads",
 		Severity: SeverityFail, Scope: ScopeNode,
 		Story: Story{
 			Seen:    "the mirror's log stays empty",
