@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path"
 	"slices"
@@ -93,10 +94,10 @@ func (e *Engine) locked(ctx context.Context, verb string, build Builder, body fu
 // powerless answers for a process without root: nothing to do is success.
 func (e *Engine) powerless(ctx context.Context, verb string, facts host.Facts, build Builder) (Report, error) {
 	p, err := build(ctx)
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrPermission) {
 		return Report{}, err
 	}
-	if p.Empty() {
+	if err == nil && p.Empty() {
 		return Report{Schema: ReportSchema, Verb: verb, Node: facts.Hostname, Outcome: OutcomeNothing, Pending: p.Pending, Summary: p.Summary()}, nil
 	}
 	return Report{}, fmt.Errorf("%w: %w", ErrNeedsRoot, &diag.Diagnostic{ID: "APL-013", Severity: diag.Error,

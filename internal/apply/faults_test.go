@@ -131,6 +131,9 @@ func TestWithoutRootNothingIsTouched(t *testing.T) {
 	if r, err := w.apply(); err != nil || r.Outcome != OutcomeNothing {
 		t.Errorf("%v %+v", err, r)
 	}
+	if _, err := w.engine().Run(context.Background(), func(context.Context) (plan.Plan, error) { return plan.Plan{}, os.ErrPermission }); !errors.Is(err, ErrNeedsRoot) {
+		t.Errorf("a plan that only root can make: %v", err)
+	}
 }
 
 func TestTheLockIsHeld(t *testing.T) {
@@ -281,12 +284,16 @@ func TestEachFailedWriteLeavesAWayOn(t *testing.T) {
 	ref.n.ResetCalls()
 	ref.mustApply()
 	after := ref.outside()
+	stride := 8
+	if testing.Short() {
+		stride = 2
+	}
 	for _, op := range []string{"files.Write", "files.Append", "files.Mkdir", "files.Place", "files.Symlink", "units.Start", "units.Enable", "runtime.Import", "account.Ensure"} {
 		total := len(ref.n.Calls(op))
 		if op == "files.Write" {
 			total-- // the last one is the result for monitoring, which fails no run
 		}
-		for k := 1; k <= total; k += max(1, total/8) {
+		for k := 1; k <= total; k += max(1, total/stride) {
 			w := newWorld(t)
 			w.n.FailOn(op, k, errBroken)
 			if _, err := w.apply(); !errors.Is(err, errBroken) {
