@@ -40,9 +40,8 @@ func (s *Store) Health() Health {
 	if _, err := os.ReadDir(s.dir); err != nil {
 		note("the cache cannot be read: %v", err)
 	}
-	var st unix.Statfs_t
-	if err := unix.Statfs(s.dir, &st); err == nil {
-		h.Free = int64(st.Bavail) * st.Bsize //nolint:gosec,unconvert // no disk is that large
+	if free, err := freeSpace(s.dir); err == nil {
+		h.Free = free
 	}
 	h.Writable = unix.Access(s.dir, unix.W_OK) == nil
 	if !h.Writable {
@@ -88,8 +87,7 @@ func listenAdmin(ctx context.Context, socket string) (net.Listener, error) {
 		return nil, err
 	}
 	if err := os.Chmod(socket, 0o660); err != nil {
-		l.Close()
-		return nil, err
+		return nil, errors.Join(err, l.Close())
 	}
 	return l, nil
 }
@@ -100,8 +98,16 @@ func answers(ctx context.Context, socket string) bool {
 	if err != nil {
 		return false
 	}
-	c.Close()
-	return true
+	return c.Close() == nil
+}
+
+// freeSpace is what an unprivileged user may still write.
+func freeSpace(dir string) (int64, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return 0, fmt.Errorf("free space of %s: %w", dir, err)
+	}
+	return int64(st.Bavail) * int64(st.Bsize), nil //nolint:unconvert // Bsize is 32 bits on arm
 }
 
 // Admin asks a running mirror through its admin socket.

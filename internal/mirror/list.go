@@ -111,7 +111,7 @@ func (s *Store) scan(ctx context.Context, top string, use func(rel string, fi fs
 			return nil
 		case err != nil:
 			add(rel, Foreign{Kind: Unreadable, Detail: err.Error()})
-			return nil
+			return nil //nolint:nilerr // it is reported, and the rest is walked
 		case e.IsDir() && temporary.MatchString(e.Name()) && rel != top:
 			add(rel, Foreign{Kind: Stray, Detail: "another program's directory"})
 			return filepath.SkipDir

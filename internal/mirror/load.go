@@ -195,11 +195,11 @@ func (l *loader) have(ctx context.Context, d host.Descriptor) (bool, error) {
 
 // room refuses a load that cannot fit, before it starts.
 func (l *loader) room() error {
-	var st unix.Statfs_t
-	if err := unix.Statfs(l.s.dir, &st); err != nil {
-		return fmt.Errorf("free space of %s: %w", l.s.dir, err)
+	free, err := freeSpace(l.s.dir)
+	if err != nil {
+		return err
 	}
-	if free := int64(st.Bavail) * st.Bsize; free < l.total { //nolint:gosec,unconvert // no disk is that large
+	if free < l.total {
 		return fail("MER-002", l.s.dir, fmt.Sprintf("%d bytes are to be written and %d are free", l.total, free),
 			"nothing was written", "free some space: df -h "+l.s.dir, unix.ENOSPC)
 	}

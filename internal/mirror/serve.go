@@ -68,8 +68,7 @@ func Listen(ctx context.Context, cfg Config) (*Server, error) {
 		return nil, err
 	}
 	if err := s.bind(ctx); err != nil {
-		s.Close()
-		return nil, err
+		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
 }
@@ -116,7 +115,7 @@ func (s *Server) passed() error {
 			case s.data == nil:
 				s.data = l
 			default:
-				l.Close()
+				s.log.Warn("socket passed by systemd not used", "name", name, "closed", l.Close() == nil)
 			}
 		}
 	}
@@ -176,7 +175,7 @@ func (s *Server) Close() error {
 
 // Serve serves until ctx ends, then lets running requests finish for a while. It frees all that Listen took.
 func (s *Server) Serve(ctx context.Context) error {
-	defer s.store.Close()
+	defer s.store.Close() //nolint:errcheck // it always succeeds
 	s.store.wg.Go(s.sweep)
 	data := s.server(s.handler())
 	servers := []*http.Server{data}

@@ -126,7 +126,7 @@ type fileKey struct {
 func keyOf(fi fs.FileInfo) fileKey {
 	k := fileKey{size: fi.Size(), mtime: fi.ModTime().UnixNano()}
 	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
-		k.dev, k.ino, k.ctime = uint64(st.Dev), st.Ino, st.Ctim.Nano() //nolint:unconvert // Dev is 32 bits elsewhere
+		k.dev, k.ino, k.ctime = uint64(st.Dev), st.Ino, st.Ctim.Nano() //nolint:unconvert // Dev is 32 bits on mips
 	}
 	return k
 }

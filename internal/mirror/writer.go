@@ -62,7 +62,7 @@ func (w *writer) takeOwner() error {
 	return nil
 }
 
-func (w *writer) close() { w.root.Close() }
+func (w *writer) close() { _ = w.root.Close() } // a directory; nothing is lost
 
 // put writes a file durably: temporary file, sync, rename, sync of the directory. What fill returns stops it
 // before the rename. Killed at any instant, the old file or the new one is there.
