@@ -13,6 +13,7 @@ func benchGet(b *testing.B, url string, size int64) {
 	c := &http.Client{Transport: tr}
 	b.SetBytes(size)
 	b.SetParallelism(8)
+	b.ResetTimer()
 	b.RunParallel(func(pb *testing.PB) {
 		buf := make([]byte, 1<<20)
 		for pb.Next() {
