@@ -96,8 +96,8 @@ func locked(ts *testscript.TestScript, _ bool, args []string) {
 // same DIR FILE: the listing of DIR (types, modes, links, contents) is what FILE holds, or FILE is written.
 func same(ts *testscript.TestScript, neg bool, args []string) {
 	out, err := exec.Command("sh", "-c", "cd "+ts.MkAbs(args[0])+
-		` && find . -path ./var/lib/edgeprep -prune -o -path ./run -prune -o -printf '%y %m %p %l\n' | LC_ALL=C sort`+
-		` && find . -path ./var/lib/edgeprep -prune -o -path ./run -prune -o -type f -print | LC_ALL=C sort | xargs sha256sum`).Output()
+		` && find . -path ./var/lib/edgeprep -prune -o -path ./var/log/edgeprep -prune -o -path ./run -prune -o -printf '%y %m %p %l\n' | LC_ALL=C sort`+
+		` && find . -path ./var/lib/edgeprep -prune -o -path ./var/log/edgeprep -prune -o -path ./run -prune -o -type f -print | LC_ALL=C sort | xargs sha256sum`).Output()
 	ts.Check(err)
 	file := ts.MkAbs(args[1])
 	if old, err := os.ReadFile(file); err == nil {

@@ -8,6 +8,7 @@ import (
 	"github.com/edgeprep/edgeprep/internal/config"
 	"github.com/edgeprep/edgeprep/internal/host"
 	"github.com/edgeprep/edgeprep/internal/mirror/deploy"
+	"github.com/edgeprep/edgeprep/internal/plan"
 	"github.com/edgeprep/edgeprep/internal/preload"
 )
 
@@ -17,6 +18,8 @@ type CheckOptions struct {
 	Profile check.Profile // empty: [checklist] profile
 	Deep    bool
 	Strict  bool
+
+	mirror string // a mirror that answers although the node does not run; empty: none
 }
 
 // Check runs the checklist. It changes nothing.
@@ -28,12 +31,15 @@ func (a *App) Check(ctx context.Context, o CheckOptions) (check.Report, error) {
 	if o.Profile == "" {
 		o.Profile = check.Profile(d.Site.Checklist.Profile)
 	}
-	return check.Run(ctx, a.checkEnv(d), check.Options{IDs: o.IDs, Profile: o.Profile, Deep: o.Deep, Strict: o.Strict, Sink: a.sink()})
+	return check.Run(ctx, a.checkEnv(d, o), check.Options{IDs: o.IDs, Profile: o.Profile, Deep: o.Deep, Strict: o.Strict, Sink: a.sink()})
 }
 
-func (a *App) checkEnv(d Desired) check.Env {
+func (a *App) checkEnv(d Desired, o CheckOptions) check.Env {
 	env := check.Env{Reader: a.reader, Node: d.Node, Site: d.Site, Platform: d.Platform, Required: required(d),
-		Resources: d.Resources, Recorded: recorded(d), Environ: os.Environ()}
+		Resources: d.Resources, Recorded: recorded(d), MirrorsRun: o.mirror != "", Environ: os.Environ()}
+	if !o.Deep {
+		env.Known = ledgerKnown{d.Ledger}
+	}
 	env.Archives = d.Paths
 	for _, e := range d.Endpoints {
 		m := check.Mirror{URL: e, CA: d.Site.Mirror.TLS.CA}
@@ -67,10 +73,17 @@ func required(d Desired) []preload.Ref {
 	return out
 }
 
-// recorded gives the digests that the inspection found, for files that did not change since.
+// recorded gives the digests of what was placed, for files that are as the run left them.
 func recorded(d Desired) func(string, host.FileInfo) (string, bool) {
+	placed := map[string]plan.State{}
+	for _, r := range d.Ledger.Records {
+		placed[r.Path] = r.State
+	}
 	known := ledgerKnown{d.Ledger}
 	return func(p string, fi host.FileInfo) (string, bool) {
+		if s, ok := placed[p]; ok && s.Stamp != nil && *s.Stamp == plan.StampOf(fi) {
+			return s.SHA256, true
+		}
 		x, ok := known.Known(p, fi)
 		return x.SHA256, ok
 	}

@@ -265,7 +265,7 @@ func (d *demo) pullAll(ctx context.Context) error {
 }
 
 func (d *demo) check(ctx context.Context) error {
-	r, err := d.app.Check(ctx, CheckOptions{})
+	r, err := d.app.Check(ctx, CheckOptions{mirror: "http://" + d.listen})
 	if err != nil {
 		return err
 	}

@@ -160,6 +160,15 @@ func (a *App) sink() progress.Sink {
 	return progress.NewStream("", "", nil, a.opts.Sinks...)
 }
 
+// runSink is sink with the run's own log.
+func (a *App) runSink() progress.Sink {
+	root := a.opts.Root
+	if live(root) {
+		root = "/"
+	}
+	return progress.NewStream("", "", nil, append(slices.Clone(a.opts.Sinks), progress.Sink(&runLog{root: root}))...)
+}
+
 // ledgerKnown spares reading archives that are as they were inspected.
 type ledgerKnown struct{ l plan.Ledger }
 

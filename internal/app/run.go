@@ -24,6 +24,8 @@ type ApplyOptions struct {
 	Verify   bool                  // read what is otherwise believed by size and time
 	WaitLock time.Duration         // for another run to end
 	Confirm  func(plan.Plan) error // asked before the first change; nil: nobody
+
+	lookUp bool // record where upstreams are
 }
 
 // Plan says what apply would do.
@@ -36,7 +38,16 @@ func (a *App) Plan(ctx context.Context, o ApplyOptions) (plan.Plan, error) {
 }
 
 func (a *App) build(ctx context.Context, d Desired, o ApplyOptions) (plan.Plan, error) {
-	p, err := plan.Build(ctx, a.reader, d.Resources, d.Ledger, plan.Options{Verify: o.Verify, Cache: a.cacheFor(d.Platform), Sources: d.Sources})
+	if err := a.egress(ctx, &d, false); err != nil {
+		return plan.Plan{}, err
+	}
+	opts := plan.Options{Verify: o.Verify, Cache: a.cacheFor(d.Platform), Sources: d.Sources}
+	p, err := plan.Build(ctx, a.reader, d.Resources, d.Ledger, opts)
+	if err == nil && o.lookUp && live(a.opts.Root) && !p.Empty() { // a run that has nothing to do asks no resolver
+		if err = a.egress(ctx, &d, true); err == nil {
+			p, err = plan.Build(ctx, a.reader, d.Resources, d.Ledger, opts)
+		}
+	}
 	if err != nil {
 		return p, err
 	}
@@ -92,6 +103,7 @@ func (c cacheView) Has(ctx context.Context, name, digest string) (bool, error) {
 
 // Apply makes the node what the configuration says.
 func (a *App) Apply(ctx context.Context, o ApplyOptions) (apply.Report, error) {
+	o.lookUp = true
 	confirmed := o.Confirm == nil
 	build := func(ctx context.Context) (plan.Plan, error) {
 		d, err := a.Desired(ctx, o.Verify)
@@ -126,7 +138,7 @@ func risks(lists ...[]string) []plan.Risk {
 }
 
 func (a *App) engine(allow []plan.Risk, wait time.Duration) *apply.Engine {
-	return &apply.Engine{Host: a.host, Sink: a.sink(), Allow: allow, Wait: wait, Open: a.openArchive, Load: a.load}
+	return &apply.Engine{Host: a.host, Sink: a.runSink(), Allow: allow, Wait: wait, Open: a.openArchive, Load: a.load}
 }
 
 func (a *App) openArchive(ctx context.Context, file string) (host.ImageSource, error) {

@@ -33,7 +33,7 @@ func (a *App) Status(ctx context.Context) (Status, error) {
 	s := Status{StatusReport: r}
 	u, err := a.reader.Units().Unit(ctx, deploy.UnitName)
 	if err != nil || !u.Exists() {
-		return s, nil //nolint:nilerr // without units there is no mirror to report
+		return s, nil
 	}
 	s.Mirror = MirrorStatus{Unit: firstOf(u.Active, "unknown"), Enabled: u.IsEnabled()}
 	if !live(a.opts.Root) {

@@ -4,6 +4,7 @@
 package progress
 
 import (
+	"cmp"
 	"encoding/json"
 	"sync"
 	"time"
@@ -69,7 +70,7 @@ type Stream struct {
 	sinks []Sink
 }
 
-// NewStream makes a stream for one run; now nil is time.Now.
+// NewStream makes a stream; now nil is time.Now. Without a run or node it takes those of the run.start event.
 func NewStream(run, node string, now func() time.Time, sinks ...Sink) *Stream {
 	if now == nil {
 		now = time.Now
@@ -82,6 +83,9 @@ func (s *Stream) Emit(e Event) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.seq++
+	if e.Type == RunStart {
+		s.run, s.node = cmp.Or(s.run, e.Run), cmp.Or(s.node, e.Node)
+	}
 	e.Seq, e.Run, e.Node = s.seq, s.run, s.node
 	if e.Time.IsZero() {
 		e.Time = s.now().UTC()

@@ -27,8 +27,6 @@ type Text struct {
 type step struct {
 	msg         string
 	start, last time.Time
-	announced   bool
-	from        int64
 }
 
 // TextOptions say how Text prints.
