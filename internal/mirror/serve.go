@@ -175,7 +175,7 @@ func (s *Server) Close() error {
 
 // Serve serves until ctx ends, then lets running requests finish for a while. It frees all that Listen took.
 func (s *Server) Serve(ctx context.Context) error {
-	defer s.store.Close() //nolint:errcheck // it always succeeds
+	defer s.store.Close()
 	s.store.wg.Go(s.sweep)
 	data := s.server(s.handler())
 	servers := []*http.Server{data}
