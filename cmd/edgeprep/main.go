@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"sync/atomic"
 	"syscall"
 )
 
@@ -36,9 +37,10 @@ func run(args []string, s streams) (code int) {
 			code = exitBug
 		}
 	}()
-	ctx, stop := interruptible(s.err)
+	g := &globals{streams: s}
+	ctx, stop := interruptible(s.err, &g.serving)
 	defer stop()
-	root := newRoot(s)
+	root := newRoot(g)
 	root.SetArgs(args)
 	cmd, err := root.ExecuteContextC(ctx)
 	return conclude(cmd, s, signalled(ctx, err))
@@ -46,7 +48,7 @@ func run(args []string, s streams) (code int) {
 
 // interruptible gives a context that the first SIGINT or SIGTERM ends: the current step is finished, then
 // the run stops. A second one stops at once, which is safe at any instant.
-func interruptible(stderr io.Writer) (context.Context, func()) {
+func interruptible(stderr io.Writer, serving *atomic.Bool) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	ch := make(chan os.Signal, 2)
 	signal.Notify(ch, os.Interrupt, syscall.SIGTERM)
@@ -58,7 +60,9 @@ func interruptible(stderr io.Writer) (context.Context, func()) {
 				if n > 0 {
 					os.Exit(signalCode(sig))
 				}
-				fmt.Fprintln(stderr, "edgeprep: stopping after this step; again: stop now (run the same command to resume)")
+				if !serving.Load() {
+					fmt.Fprintln(stderr, "edgeprep: stopping after this step; again: stop now (run the same command to resume)")
+				}
 				cancel(&interrupted{sig})
 			case <-done:
 				return

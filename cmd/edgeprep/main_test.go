@@ -161,7 +161,7 @@ func TestEveryCommandIsDocumented(t *testing.T) {
 			}
 		}
 	}
-	walk(newRoot(streams{in: os.Stdin, out: os.Stdout, err: os.Stderr}))
+	walk(newRoot(&globals{streams: streams{in: os.Stdin, out: os.Stdout, err: os.Stderr}}))
 }
 
 // TestEveryCommandHasAScript: a command that no script runs is not tested.
@@ -188,5 +188,5 @@ func TestEveryCommandHasAScript(t *testing.T) {
 			walk(sub)
 		}
 	}
-	walk(newRoot(streams{in: os.Stdin, out: os.Stdout, err: os.Stderr}))
+	walk(newRoot(&globals{streams: streams{in: os.Stdin, out: os.Stdout, err: os.Stderr}}))
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -44,6 +45,7 @@ func newMirrorServe(g *globals) *cobra.Command {
 			if upstream == config.UpstreamConnected {
 				c.Logger.Info("this version serves what is cached and asks no upstream")
 			}
+			g.serving.Store(true)
 			return mirror.Serve(cmd.Context(), c)
 		},
 	}
@@ -80,7 +82,7 @@ func newMirrorLoad(g *globals) *cobra.Command {
 				return writeJSON(g.out, r)
 			}
 			for _, i := range r.Images {
-				fmt.Fprintf(g.out, "%-8s %s@%s\n", i.Status, i.Reference, i.Digest)
+				fmt.Fprintf(g.out, "%-8s %s@%s\n", i.Status, strings.TrimSuffix(i.Reference, "@"+i.Digest), i.Digest)
 			}
 			return err
 		},

@@ -6,6 +6,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -31,10 +32,11 @@ type globals struct {
 	quiet   bool
 	verbose int
 	timeout time.Duration
+	serving atomic.Bool // a server runs: a signal is its ordinary end
 }
 
-func newRoot(s streams) *cobra.Command {
-	g := &globals{streams: s}
+func newRoot(g *globals) *cobra.Command {
+	s := g.streams
 	root := &cobra.Command{
 		Use:   "edgeprep",
 		Short: "Prepare Kubernetes nodes for sites without a network",

@@ -20,7 +20,7 @@ func LoadCache(ctx context.Context, cache string, paths []string, sink progress.
 	if err != nil {
 		return mirror.LoadReport{}, fmt.Errorf("open this machine: %w", err)
 	}
-	s, err := mirror.Open(cache, mirror.Options{})
+	s, err := mirror.Open(cache, mirror.Options{Create: true})
 	if err != nil {
 		return mirror.LoadReport{}, err
 	}

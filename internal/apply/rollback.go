@@ -79,7 +79,7 @@ func keptError(kept []plan.Pending) error {
 	var r diag.Report
 	for _, k := range kept {
 		r.Add(&diag.Diagnostic{ID: "APL-017", Severity: diag.Error, What: "left as it is: " + k.Why, Where: diag.Where{File: k.What},
-			Fix: "edgeprep rollback --allow overwrite   # where it was edited; else free it and roll back again"})
+			Fix: keptFix(k.Why)})
 	}
 	return fmt.Errorf("%w: %w", ErrKept, r)
 }
@@ -394,4 +394,12 @@ func (u *undoer) restart(name string) (*plan.Change, error) {
 		c.Risks = []plan.Risk{plan.RiskRestart}
 	}
 	return c, nil
+}
+
+// keptFix is what to type about something that was left as it is.
+func keptFix(why string) string {
+	if why == inUseReason {
+		return "stop the container, then: edgeprep rollback"
+	}
+	return "edgeprep rollback --allow overwrite   # where it was edited; else free it and roll back again"
 }

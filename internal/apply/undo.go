@@ -153,12 +153,14 @@ func (s *session) inUse(ep host.Endpoint) (map[string]bool, error) {
 	return used, nil
 }
 
+const inUseReason = "a container uses it"
+
 // undoImage puts an image record back. An image that a container uses stays with all its names: taking it
 // away would keep the container from being started again.
 func (st *step) undoImage(t plan.Target, used map[string]bool) error {
 	ctl := st.s.e.Host.RuntimeControl(t.Endpoint)
 	if t.Before != nil && t.Before.Image != nil && (used[t.Image] || used[t.Before.Image.Target.Digest]) {
-		st.keep(t.Image, "a container uses it")
+		st.keep(t.Image, inUseReason)
 		return nil
 	}
 	if t.After == nil {
