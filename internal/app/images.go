@@ -1,6 +1,19 @@
 package app
 
-import ()
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/edgeprep/edgeprep/internal/diag"
+	"github.com/edgeprep/edgeprep/internal/host"
+	"github.com/edgeprep/edgeprep/internal/plan"
+	"github.com/edgeprep/edgeprep/internal/preload"
+	"github.com/edgeprep/edgeprep/internal/progress"
+)
 
 // images finds the archives and references of the site.
 func (a *App) images(ctx context.Context, d *Desired, how reading) error {
