@@ -21,7 +21,7 @@ const lookUpWithin = 3 * time.Second
 func (a *App) egress(ctx context.Context, d *Desired, look bool) error {
 	rec, err := check.ReadEgressRecord(a.reader.FS())
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil //nolint:nilerr // a damaged record is a check's business; it must not stop a run
+		return nil // a damaged record is a check's business; it must not stop a run
 	}
 	if look {
 		ctx, cancel := context.WithTimeout(ctx, lookUpWithin)

@@ -59,7 +59,7 @@ func IsTemp(name string) bool {
 
 func tempName(base string) string {
 	var b [8]byte
-	rand.Read(b[:]) //nolint:errcheck // never fails, see crypto/rand
+	rand.Read(b[:])
 	if len(base) > maxBase {
 		base = base[:maxBase]
 	}

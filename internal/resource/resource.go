@@ -149,14 +149,14 @@ type Gate struct {
 	Within time.Duration `json:"within"` // how long to try
 }
 
-// HTTPGate: the mirror at URL answers for every reference.
+// HTTPGate is open when the mirror at URL answers for every reference.
 type HTTPGate struct {
 	URL   string   `json:"url"`   // "http://127.0.0.1:5000"
 	Names []string `json:"names"` // references that it must answer a HEAD for, by ?ns=; may be empty
 	CA    string   `json:"ca,omitempty"`
 }
 
-// CRIGate: the CRI service answers with its plugin loaded.
+// CRIGate is open when the CRI service answers with its plugin loaded.
 type CRIGate struct {
 	Endpoint host.Endpoint `json:"endpoint"`
 }

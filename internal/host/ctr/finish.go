@@ -183,7 +183,7 @@ func (im *importer) records(img host.Image) ([]host.Image, error) {
 	named := host.Image{Name: img.Name, Target: img.Target, Labels: maps.Clone(im.opts.Labels)}
 	ref, err := reference.ParseNormalizedNamed(img.Name)
 	if err != nil || !im.opts.Pin { // containerd takes any name; an odd one has no form by digest
-		return []host.Image{im.pin(named)}, nil
+		return []host.Image{im.pin(named)}, nil //nolint:nilerr // as said above
 	}
 	canonical, err := reference.WithDigest(reference.TrimNamed(ref), digest.Digest(img.Target.Digest))
 	if err != nil {

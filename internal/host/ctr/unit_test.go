@@ -259,7 +259,7 @@ func TestFindingKeepsCause(t *testing.T) {
 	if !errors.As(err, &got) || got != cause {
 		t.Errorf("%v has lost its cause", err)
 	}
-	if again := im.explain(t.Context(), "b", err); again != err {
+	if again := im.explain(t.Context(), "b", err); !errors.Is(again, err) || again.Error() != err.Error() {
 		t.Errorf("explained twice: %v", again)
 	}
 }

@@ -135,18 +135,18 @@ func tarOf(files map[string][]byte) []byte {
 	w := tar.NewWriter(&b)
 	for _, name := range slices.Sorted(maps.Keys(files)) {
 		h := &tar.Header{Name: name, Mode: 0o755, Size: int64(len(files[name])), Typeflag: tar.TypeReg, ModTime: time.Unix(0, 0)}
-		w.WriteHeader(h)     //nolint:errcheck // to memory
-		w.Write(files[name]) //nolint:errcheck // to memory
+		w.WriteHeader(h)
+		w.Write(files[name])
 	}
-	w.Close() //nolint:errcheck // to memory
+	w.Close()
 	return b.Bytes()
 }
 
 func gzipOf(b []byte) []byte {
 	var out bytes.Buffer
 	w := gzip.NewWriter(&out)
-	w.Write(b) //nolint:errcheck // to memory
-	w.Close()  //nolint:errcheck // to memory
+	w.Write(b)
+	w.Close()
 	return out.Bytes()
 }
 

@@ -223,7 +223,7 @@ func addAccount(ctx context.Context, w host.FileWriter, a host.Account) error {
 	return w.Append(ctx, "/etc/group", []byte(a.Name+":x:"+itoa(a.GID)+":\n"), host.Meta{Mode: 0o644})
 }
 
-// SetLive(false) makes it a mounted image: no systemd, no containerd, nothing runs.
+// SetLive with false makes it a mounted image: no systemd, no containerd, nothing runs.
 func (n *Node) SetLive(live bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()

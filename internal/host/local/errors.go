@@ -16,7 +16,7 @@ func explain(op, p string, err error) error {
 		return err
 	}
 	err = named(op, p, err)
-	for _, k := range knownFailures {
+	for _, k := range knownFailures() {
 		if errors.Is(err, k.errno) {
 			return fault(k.id, p, op+": "+k.what, k.why, fmt.Sprintf(k.fix, path.Dir(p)), err)
 		}
@@ -50,15 +50,18 @@ type knownFailure struct {
 	fix   string // %s is the directory
 }
 
-// The ids are part of the catalogue of errors: never reused.
-var knownFailures = []knownFailure{
-	{syscall.ENOSPC, "APL-050", "no space left", "the file system is full, in bytes or inodes; nothing was changed", "df -h %[1]s; df -i %[1]s"},
-	{syscall.EDQUOT, "APL-050", "no space left", "the quota is used up; nothing was changed", "quota -v; df -h %s"},
-	{syscall.EROFS, "APL-051", "read-only file system", "the file system is mounted read-only, or turned so after an error; nothing was changed", "findmnt -T %s"},
-	{syscall.EXDEV, "APL-052", "on another file system", "a file can only be renamed within one file system; nothing was changed", "findmnt -T %s"},
-	{syscall.EACCES, "APL-053", "not permitted", "this user may not write there", "sudo edgeprep apply   # or see: ls -ld %s"},
-	{syscall.EPERM, "APL-053", "not permitted", "this user may not, or the entry is immutable", "lsattr -d %s"},
-	{syscall.EIO, "APL-057", "input/output error", "the disk or its controller reports a fault", "dmesg | tail -n 50; findmnt -T %s"},
-	{syscall.ENOTDIR, "APL-058", "not a directory", "a part of the path is a file", "ls -ld %s"},
-	{syscall.EISDIR, "APL-059", "is a directory", "a directory is where a file should be", "ls -la %s"},
+// knownFailures are what the kernel says of a disk, in words. The ids are part of the catalogue of errors:
+// never reused.
+func knownFailures() []knownFailure {
+	return []knownFailure{
+		{syscall.ENOSPC, "APL-050", "no space left", "the file system is full, in bytes or inodes; nothing was changed", "df -h %[1]s; df -i %[1]s"},
+		{syscall.EDQUOT, "APL-050", "no space left", "the quota is used up; nothing was changed", "quota -v; df -h %s"},
+		{syscall.EROFS, "APL-051", "read-only file system", "the file system is mounted read-only, or turned so after an error; nothing was changed", "findmnt -T %s"},
+		{syscall.EXDEV, "APL-052", "on another file system", "a file can only be renamed within one file system; nothing was changed", "findmnt -T %s"},
+		{syscall.EACCES, "APL-053", "not permitted", "this user may not write there", "sudo edgeprep apply   # or see: ls -ld %s"},
+		{syscall.EPERM, "APL-053", "not permitted", "this user may not, or the entry is immutable", "lsattr -d %s"},
+		{syscall.EIO, "APL-057", "input/output error", "the disk or its controller reports a fault", "dmesg | tail -n 50; findmnt -T %s"},
+		{syscall.ENOTDIR, "APL-058", "not a directory", "a part of the path is a file", "ls -ld %s"},
+		{syscall.EISDIR, "APL-059", "is a directory", "a directory is where a file should be", "ls -la %s"},
+	}
 }

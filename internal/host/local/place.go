@@ -137,7 +137,7 @@ func (p *placement) run(ctx context.Context) (host.PlaceResult, error) {
 // consume removes the source after its content has arrived.
 func (p *placement) consume(err error) error {
 	if err != nil || !p.opts.Move {
-		return nil
+		return nil //nolint:nilerr // the caller reports it
 	}
 	return p.f.w.Remove(p.from)
 }

@@ -57,7 +57,7 @@ func kernel(dir, path string, follow bool) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	defer unix.Close(base) //nolint:errcheck // only read
+	defer unix.Close(base)
 	how := &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT}
 	if !follow {
 		how.Flags |= unix.O_NOFOLLOW
@@ -66,7 +66,7 @@ func kernel(dir, path string, follow bool) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	defer unix.Close(fd) //nolint:errcheck // only read
+	defer unix.Close(fd)
 	var st unix.Stat_t
 	err = unix.Fstat(fd, &st)
 	return st.Ino, err

@@ -53,7 +53,7 @@ func (p *placement) inKernel(ctx context.Context, dst *os.File) (int64, error) {
 			return done, err
 		}
 		if err != nil || n == 0 { // not supported between these two, or /proc-like: read it instead
-			return done, nil
+			return done, nil //nolint:nilerr // as said above
 		}
 		done += int64(n)
 		p.report(done)
