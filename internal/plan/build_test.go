@@ -477,3 +477,19 @@ func FuzzLedger(f *testing.F) {
 		}
 	})
 }
+
+// TestLabelsOfTheCRIPluginAreNobodysEdit: containerd 2.x pins the sandbox image by itself some time after the
+// import; a rollback then took the record for one that somebody else had changed, and left it.
+func TestLabelsOfTheCRIPluginAreNobodysEdit(t *testing.T) {
+	t.Parallel()
+	img := host.Image{Name: "registry.k8s.io/pause:3.10", Target: host.Descriptor{Digest: "sha256:1"}, Labels: map[string]string{"edgeprep.io/source": "a.tar"}}
+	later := img
+	later.Labels = map[string]string{"edgeprep.io/source": "a.tar", "io.cri-containerd.image": "managed", "io.cri-containerd.pinned": "pinned"}
+	if !plan.Same(&plan.State{Image: &img}, &plan.State{Image: &later}) {
+		t.Error("the CRI plugin's own labels count as an edit")
+	}
+	later.Labels = map[string]string{"io.cri-containerd.image": "managed"}
+	if plan.Same(&plan.State{Image: &img}, &plan.State{Image: &later}) {
+		t.Error("a lost label of ours is no edit")
+	}
+}

@@ -114,18 +114,21 @@ func UnitStateOf(u host.Unit) *State {
 	return &State{Unit: &UnitState{Load: u.Load, Enabled: u.Enabled, Active: u.Active}}
 }
 
-// CRIManaged is the label by which containerd's CRI plugin marks records that it knows. It sets it some time
-// after a record is made, so it says nothing of who changed the record.
+// CRIManaged is the label by which containerd's CRI plugin marks records that it knows.
 // containerd: internal/cri/labels, since v1.0
-const CRIManaged = "io.cri-containerd.image"
+const CRIManaged = criLabels + "image"
 
+const criLabels = "io.cri-containerd."
+
+// sameImage leaves the CRI plugin's labels out: it sets them some time after a record is made (also the pin
+// of its sandbox image, since 2.0), so they say nothing of who changed the record.
 func sameImage(a, b host.Image) bool {
 	return a.Name == b.Name && a.Target.Digest == b.Target.Digest && maps.Equal(ownLabels(a), ownLabels(b))
 }
 
 func ownLabels(i host.Image) map[string]string {
 	out := maps.Clone(i.Labels)
-	delete(out, CRIManaged)
+	maps.DeleteFunc(out, func(k, _ string) bool { return strings.HasPrefix(k, criLabels) })
 	return out
 }
 

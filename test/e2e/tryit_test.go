@@ -111,7 +111,10 @@ func normalise(s string) string {
 	for _, r := range []struct{ re, by string }{
 		{`\d{4}-\d{8}T\d{6}Z`, "RUN"},
 		{`\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d( UTC|Z)?`, "TIME"},
+		{` *\(\d+(\.\d+)?s\)`, ""}, // of a step, shown from one second on
 		{`\b\d+(\.\d+)?(ms|s|µs)\b`, "DURATION"},
+		{`@if\d+`, "@if"},
+		{`(?m)^ok +inspect .*\n`, ""},
 		{`\b\d+(\.\d+)? ?[KMG]i?B`, "SIZE"},
 		{`[0-9a-f]{32,}`, "HEX"},
 		{`nonce-[0-9a-f]+|edgeprep-probe/[0-9a-z]+`, "PROBE"},
