@@ -34,7 +34,8 @@ type importer struct {
 // Import implements host.RuntimeControl. Nothing of the source but manifests is read when all is there.
 //
 // Blobs are sent in the order in which the images need them, and an image's layers are unpacked while later
-// ones are still sent. Its record is made last: before that, CRI does not see the image.
+// ones are still sent. Its record is made last: before that, CRI does not see the image. When Import returns,
+// CRI knows what was made.
 func (r *Runtime) Import(ctx context.Context, src host.ImageSource, opts host.ImportOptions) (host.ImportReport, error) {
 	platform, err := matcher(opts.Platform)
 	if err != nil {
@@ -57,6 +58,9 @@ func (r *Runtime) Import(ctx context.Context, src host.ImageSource, opts host.Im
 	}
 	err = im.run(ctx, todo)
 	im.report.Bytes = im.meter.sent()
+	if err == nil {
+		im.awaitCRI(ctx, todo)
+	}
 	return im.report, err
 }
 

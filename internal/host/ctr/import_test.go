@@ -195,7 +195,10 @@ func TestKubeletFindsImage(t *testing.T) {
 			"docker.io/library/app:1", "app:1", "docker.io/library/app@" + dgst, "app@" + dgst, "app:1@" + dgst,
 			set.Images[0].Platforms[0].Config,
 		} {
-			img := awaitImage(t, c, ref)
+			img, ok, err := c.ImageStatus(t.Context(), ref) // at once
+			if !ok || err != nil {
+				t.Errorf("%s is absent for CRI: %v", ref, err)
+			}
 			if want := []string{"docker.io/library/app:1"}; !cmp.Equal(img.RepoTags, want) {
 				t.Errorf("%s: tags %v, want %v", ref, img.RepoTags, want)
 			}
