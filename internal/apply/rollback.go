@@ -75,15 +75,6 @@ func (s *session) keptOnly(p plan.Plan) (Report, error) {
 	return rep, s.purge()
 }
 
-func keptError(kept []plan.Pending) error {
-	var r diag.Report
-	for _, k := range kept {
-		r.Add(&diag.Diagnostic{ID: "APL-017", Severity: diag.Error, What: "left as it is: " + k.Why, Where: diag.Where{File: k.What},
-			Fix: keptFix(k.Why)})
-	}
-	return fmt.Errorf("%w: %w", ErrKept, r)
-}
-
 // undoer makes the plan of a rollback from the journals.
 type undoer struct {
 	s      *session // reads only
@@ -394,12 +385,4 @@ func (u *undoer) restart(name string) (*plan.Change, error) {
 		c.Risks = []plan.Risk{plan.RiskRestart}
 	}
 	return c, nil
-}
-
-// keptFix is what to type about something that was left as it is.
-func keptFix(why string) string {
-	if why == inUseReason {
-		return "stop the container, then: edgeprep rollback"
-	}
-	return "edgeprep rollback --allow overwrite   # where it was edited; else free it and roll back again"
 }

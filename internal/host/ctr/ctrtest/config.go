@@ -122,7 +122,7 @@ func packaged(t testing.TB, version string) string {
 	const program = "/usr/bin/containerd"
 	out, err := exec.Command(program, "--version").Output()
 	if err != nil || !strings.Contains(string(out), " "+version+".") {
-		t.Skipf("needs containerd %s at %s (Debian 12: apt-get install containerd)", version, program)
+		lack(t, "needs containerd "+version+" at "+program+" (Debian 12: apt-get install containerd)")
 	}
 	return filepath.Dir(program)
 }
