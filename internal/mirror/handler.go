@@ -19,6 +19,8 @@ type HandlerOptions struct {
 	Misses *Misses
 	// AccessLog, if not nil, is told of every request.
 	AccessLog *slog.Logger
+
+	pull *puller // nil: nothing is looked for upstream
 }
 
 // handler serves the pull half of the distribution API.
@@ -27,12 +29,13 @@ type handler struct {
 	registry string
 	misses   *Misses
 	access   *slog.Logger
+	pull     *puller
 }
 
 // NewHandler serves a store. Nothing is written to it through the handler; the ResponseWriter must reach it
 // bare, or large blobs are copied through user space instead of being sent by the kernel.
 func NewHandler(store *Store, opts HandlerOptions) http.Handler {
-	h := &handler{store: store, registry: opts.DefaultRegistry, misses: opts.Misses, access: opts.AccessLog}
+	h := &handler{store: store, registry: opts.DefaultRegistry, misses: opts.Misses, access: opts.AccessLog, pull: opts.pull}
 	if h.registry == "" {
 		h.registry = DefaultRegistry
 	}
@@ -93,14 +96,9 @@ func (h *handler) manifest(w http.ResponseWriter, r *http.Request, t target) {
 		h.miss(w, r, t, "MANIFEST_UNKNOWN", "invalid tag or digest")
 		return
 	}
-	rec, err := h.store.lookup(t.reference())
+	rec, data, err := h.image(r.Context(), t.reference())
 	if err != nil {
-		h.miss(w, r, t, "MANIFEST_UNKNOWN", "not in the cache")
-		return
-	}
-	data, err := h.store.sized(rec.descriptor())
-	if err != nil {
-		h.miss(w, r, t, "MANIFEST_UNKNOWN", "the manifest is not in the cache")
+		h.miss(w, r, t, "MANIFEST_UNKNOWN", reason(err))
 		return
 	}
 	etag := quote(rec.Digest.String())
@@ -115,6 +113,14 @@ func (h *handler) manifest(w http.ResponseWriter, r *http.Request, t target) {
 	send(w, r, http.StatusOK, data)
 }
 
+// image finds a manifest in the cache, or upstream where there is one.
+func (h *handler) image(ctx context.Context, ref Reference) (record, []byte, error) {
+	if h.pull != nil {
+		return h.pull.manifest(ctx, ref)
+	}
+	return h.store.image(ref)
+}
+
 // blob serves a blob to any repository: its digest is all that it is known by.
 func (h *handler) blob(w http.ResponseWriter, r *http.Request, t target) {
 	if t.digest == "" {
@@ -122,21 +128,26 @@ func (h *handler) blob(w http.ResponseWriter, r *http.Request, t target) {
 		return
 	}
 	b, err := h.store.openBlob(t.digest)
-	if err != nil {
+	switch {
+	case err == nil:
+		defer b.file.Close()
+		h.cached(w, r, t, b)
+	case h.pull != nil:
+		h.pulled(w, r, t)
+	default:
 		h.miss(w, r, t, "BLOB_UNKNOWN", "not in the cache")
-		return
 	}
-	defer b.file.Close()
+}
+
+// cached serves a blob of the cache.
+func (h *handler) cached(w http.ResponseWriter, r *http.Request, t target, b *blob) {
 	// containerd resolves a digest by HEAD manifests, then HEAD blobs; a manifest found by the latter would
 	// be taken for an octet-stream. containerd: core/remotes/docker/resolver.go, Resolve.
 	if r.Method == http.MethodHead && b.manifest {
 		h.miss(w, r, t, "BLOB_UNKNOWN", "it is a manifest")
 		return
 	}
-	hd := w.Header()
-	hd.Set("Docker-Content-Digest", t.digest.String())
-	hd.Set("Etag", quote(t.digest.String()))
-	hd.Set("Content-Type", "application/octet-stream") // else ServeContent reads the file to guess
+	blobHeader(w, t)
 	if b.flight == nil || r.Method == http.MethodHead {
 		http.ServeContent(w, r, "", time.Time{}, b.file)
 		return
@@ -149,10 +160,7 @@ func (h *handler) blob(w http.ResponseWriter, r *http.Request, t target) {
 func (h *handler) unverified(w http.ResponseWriter, r *http.Request, t target, b *blob) {
 	if rg := r.Header.Get("Range"); rg != "" && !openEnded(rg) {
 		if err := b.flight.wait(r.Context()); err != nil {
-			for _, k := range []string{"Etag", "Docker-Content-Digest", "Content-Type"} {
-				w.Header().Del(k)
-			}
-			h.miss(w, r, t, "BLOB_UNKNOWN", "not in the cache")
+			h.noBlob(w, r, t, "not in the cache")
 			return
 		}
 	}

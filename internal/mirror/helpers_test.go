@@ -276,3 +276,5 @@ func tempDir(t testing.TB) string {
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	return dir
 }
+
+func writeFile(p, text string) error { return os.WriteFile(p, []byte(text), 0o600) }

@@ -24,7 +24,10 @@ type Config struct {
 	DefaultRegistry string // of names that say none; empty: docker.io
 	AccessLog       bool   // log every request
 	ReadOnly        bool   // never write to the cache, not even to set a bad blob aside
-	Logger          *slog.Logger
+	// Upstream says where images come from that are not in the cache; nil: nowhere, and no connection is
+	// ever opened.
+	Upstream *Upstreams
+	Logger   *slog.Logger
 }
 
 // Time limits of the data port. There is none for a whole body: a slow link may take an hour for a layer.
@@ -41,6 +44,7 @@ type Server struct {
 	log     *slog.Logger
 	store   *Store
 	misses  *Misses
+	pull    *puller // nil: no upstream
 	data    net.Listener
 	admin   net.Listener // nil: none
 	started time.Time
@@ -66,6 +70,11 @@ func Listen(ctx context.Context, cfg Config) (*Server, error) {
 	var err error
 	if s.store, err = Open(cfg.Cache, Options{Lazy: true, ReadOnly: cfg.ReadOnly, Logger: s.log}); err != nil {
 		return nil, err
+	}
+	if cfg.Upstream != nil {
+		if s.pull, err = newPuller(s.store, *cfg.Upstream, defaultLimits()); err != nil {
+			return nil, errors.Join(err, s.Close())
+		}
 	}
 	if err := s.bind(ctx); err != nil {
 		return nil, errors.Join(err, s.Close())
@@ -170,12 +179,21 @@ func (s *Server) Close() error {
 			err = errors.Join(err, l.Close())
 		}
 	}
-	return errors.Join(err, s.store.Close())
+	return errors.Join(err, s.end())
+}
+
+// end stops what runs in the background.
+func (s *Server) end() error {
+	err := s.store.Close()
+	if s.pull != nil {
+		s.pull.closeIdle()
+	}
+	return err
 }
 
 // Serve serves until ctx ends, then lets running requests finish for a while. It frees all that Listen took.
 func (s *Server) Serve(ctx context.Context) error {
-	defer s.store.Close()
+	defer s.end() //nolint:errcheck // nothing is written by it
 	s.store.wg.Go(s.sweep)
 	data := s.server(s.handler())
 	servers := []*http.Server{data}
@@ -186,7 +204,7 @@ func (s *Server) Serve(ctx context.Context) error {
 		servers = append(servers, admin)
 		g.Go(func() error { return serve(admin, s.admin) })
 	}
-	s.log.Info("mirror serves", "listen", s.Addr().String(), "cache", s.store.Dir(), "upstream", "never")
+	s.log.Info("mirror serves", "listen", s.Addr().String(), "cache", s.store.Dir(), "connected", s.pull != nil)
 	n := s.notifier()
 	n.ready()
 	g.Go(func() error {
@@ -199,7 +217,7 @@ func (s *Server) Serve(ctx context.Context) error {
 
 // handler is the chain that the data port serves. Nothing in it may wrap the ResponseWriter.
 func (s *Server) handler() http.Handler {
-	opts := HandlerOptions{DefaultRegistry: s.cfg.DefaultRegistry, Misses: s.misses}
+	opts := HandlerOptions{DefaultRegistry: s.cfg.DefaultRegistry, Misses: s.misses, pull: s.pull}
 	if s.cfg.AccessLog {
 		opts.AccessLog = s.log
 	}

@@ -1,0 +1,226 @@
+package mirror
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// freshFor is how long a tag is served without comparing it with its upstream.
+const freshFor = time.Minute
+
+// manifestCall is one look for a manifest at an upstream, for however many clients.
+type manifestCall struct {
+	done chan struct{}
+	rec  record
+	data []byte
+	err  error // the fields above are valid once done is closed
+}
+
+// image reads a manifest of the cache.
+func (s *Store) image(ref Reference) (record, []byte, error) {
+	rec, err := s.lookup(ref)
+	if err != nil {
+		return record{}, nil, err
+	}
+	data, err := s.sized(rec.descriptor())
+	return rec, data, err
+}
+
+// manifest gives a manifest: from the cache when that is all there is to know, else from its upstream. A tag
+// of the cache is compared with its upstream, but that never takes it away or makes a client wait for long:
+// it is served as it is when the upstream is not there, does not answer in time, or does not have it any more.
+func (p *puller) manifest(ctx context.Context, ref Reference) (record, []byte, error) {
+	rec, data, err := p.store.image(ref)
+	cached := err == nil
+	if cached && (ref.Digest != "" || p.isFresh(ref)) {
+		return rec, data, nil
+	}
+	u, uerr := p.at(ref.Name)
+	switch {
+	case uerr != nil && cached:
+		return rec, data, nil
+	case uerr != nil:
+		return record{}, nil, uerr
+	case !cached:
+		rec = record{}
+	}
+	c := p.ask(u, ref, rec)
+	if !cached {
+		return c.wait(ctx, nil)
+	}
+	if u.breaker.isOpen() {
+		return rec, data, nil
+	}
+	t := time.NewTimer(p.lim.answer)
+	defer t.Stop()
+	newRec, newData, err := c.wait(ctx, t.C)
+	if err != nil {
+		return rec, data, nil // the cached one is the answer
+	}
+	return newRec, newData, nil
+}
+
+// wait waits for the outcome, or for enough.
+func (c *manifestCall) wait(ctx context.Context, enough <-chan time.Time) (record, []byte, error) {
+	select {
+	case <-c.done:
+		return c.rec, c.data, c.err
+	case <-enough:
+		return record{}, nil, errUnavailable
+	case <-ctx.Done():
+		return record{}, nil, ctx.Err()
+	}
+}
+
+func (p *puller) isFresh(ref Reference) bool {
+	at, ok := p.fresh.get(ref.String())
+	return ok && time.Since(at) < freshFor
+}
+
+// ask joins or starts the look for a manifest. known is the record of the cache, if there is one.
+func (p *puller) ask(u *upstream, ref Reference, known record) *manifestCall {
+	key := ref.String()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if c, ok := p.calls[key]; ok {
+		return c
+	}
+	c := &manifestCall{done: make(chan struct{})}
+	p.calls[key] = c
+	p.background(func(ctx context.Context) {
+		c.rec, c.data, c.err = p.look(ctx, u, ref, known)
+		if c.err != nil {
+			p.log.Info("manifest not pulled", "reference", key, "error", c.err)
+		} else if ref.Digest == "" {
+			p.fresh.put(key, time.Now(), 1)
+		}
+		p.mu.Lock()
+		delete(p.calls, key)
+		p.mu.Unlock()
+		close(c.done)
+	})
+	return c
+}
+
+// look asks the upstream, first only for the digest when the cache has one to compare with.
+func (p *puller) look(ctx context.Context, u *upstream, ref Reference, known record) (record, []byte, error) {
+	rec, data, err := p.store.image(ref)
+	if err == nil && (ref.Digest != "" || p.isFresh(ref)) { // it came between the look and the start
+		return rec, data, nil
+	}
+	if known.Digest != "" && err == nil {
+		c := call{method: http.MethodHead, repository: ref.Repository, verb: "manifests", ref: ref.Tag}
+		resp, err := u.do(ctx, c)
+		if err != nil {
+			return record{}, nil, err
+		}
+		resp.Body.Close()
+		if resp.Header.Get("Docker-Content-Digest") == known.Digest.String() {
+			return rec, data, nil
+		}
+	}
+	rec, data, err = u.manifest(ctx, ref)
+	if err != nil {
+		return record{}, nil, err
+	}
+	if err := p.keep(ctx, ref, rec, data); err != nil {
+		p.log.Warn("manifest served and not kept", "reference", ref.String(), "error", err)
+	}
+	return rec, data, nil
+}
+
+// manifest pulls a manifest and checks it.
+func (u *upstream) manifest(ctx context.Context, ref Reference) (record, []byte, error) {
+	c := call{method: http.MethodGet, repository: ref.Repository, verb: "manifests", ref: ref.Tag}
+	if ref.Digest != "" {
+		c.ref = ref.Digest.String()
+	}
+	var err error
+	for range tries {
+		var resp *http.Response
+		if resp, err = u.do(ctx, c); err != nil {
+			return record{}, nil, err
+		}
+		var data []byte
+		data, err = io.ReadAll(io.LimitReader(resp.Body, maxManifest+1))
+		resp.Body.Close()
+		var rec record
+		if err == nil {
+			rec, err = checkManifest(ref, resp.Header, data)
+		}
+		if err == nil {
+			return rec, data, nil
+		}
+		if werr := sleep(ctx, u.lim.retry); werr != nil {
+			return record{}, nil, werr
+		}
+	}
+	return record{}, nil, fmt.Errorf("%w: %s: %w", errUnavailable, ref, err)
+}
+
+// checkManifest makes the record of what an upstream sent, if it is what was asked for.
+func checkManifest(ref Reference, h http.Header, data []byte) (record, error) {
+	want := ref.Digest
+	if said := digest.Digest(h.Get("Docker-Content-Digest")); want == "" && said.Validate() == nil {
+		want = said
+	}
+	alg := digest.Canonical
+	if want != "" {
+		alg = want.Algorithm()
+	}
+	got := alg.FromBytes(data)
+	if want != "" && got != want {
+		return record{}, fmt.Errorf("manifest %s: %w", want, errCorrupt)
+	}
+	mt := baseType(h.Get("Content-Type"))
+	if !isManifestType(mt) { // registries behind static servers say application/json
+		mt = sniffManifest(data)
+	}
+	if _, err := parseManifest(data, mt); err != nil {
+		return record{}, err
+	}
+	rec := record{Digest: got, MediaType: mt, Size: int64(len(data))}
+	if rec.Size > maxManifest {
+		return record{}, fmt.Errorf("manifest longer than %d bytes", maxManifest)
+	}
+	return rec, nil
+}
+
+// keep writes a manifest and its references: the bytes first, the tag last.
+func (p *puller) keep(ctx context.Context, ref Reference, rec record, data []byte) error {
+	if p.store.readOnly {
+		return nil
+	}
+	if err := p.room(rec.Size); err != nil {
+		return err
+	}
+	w, err := p.store.writer()
+	if err != nil {
+		return err
+	}
+	defer w.close()
+	if b, err := p.store.manifest(rec.Digest); err != nil || int64(len(b)) != rec.Size {
+		if err := w.putBlob(ctx, rec.Digest, rec.Size, bytes.NewReader(data), func(int64) {}); err != nil {
+			return writeError(p.store.dir, "the manifest of "+ref.String(), err)
+		}
+	}
+	l := &loader{s: p.store, w: w}
+	own := Reference{Name: ref.Name, Digest: rec.Digest}
+	if _, _, err := l.record(own, rec); err != nil {
+		return writeError(p.store.dir, "the reference "+own.String(), err)
+	}
+	if ref.Digest != "" {
+		return nil
+	}
+	rec.Time = time.Now().UTC().Truncate(time.Second)
+	if _, _, err := l.record(ref, rec); err != nil {
+		return writeError(p.store.dir, "the reference "+ref.String(), err)
+	}
+	return nil
+}
