@@ -116,6 +116,27 @@ func cutApply(t *testing.T, k int, before, after string) {
 	equal(t, "rollback after a cut", before, w.outside())
 }
 
+// TestRollbackAfterACutLoadLeavesNoDirectories: a load into the cache that is cut off before its first file has
+// made directories, of which no target tells.
+func TestRollbackAfterACutLoadLeavesNoDirectories(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	before := w.outside()
+	n, first := 0, 0
+	w.n.Hook = func(op, _ string) {
+		if n++; op == "before-cache" && first == 0 {
+			first = n
+		}
+	}
+	w.mustApply()
+	w = newWorld(t)
+	if first == 0 || !w.cutAt(first, func() { _, _ = w.apply() }) {
+		t.Fatal("nothing was cut")
+	}
+	w.mustRollback()
+	equal(t, "rollback of a cut load", before, w.outside())
+}
+
 // anyAccount leaves out what depends on the number of an account: one that was cut off while it was made gets
 // another one the next time, or is complete but for its group, as with the real tools.
 func anyAccount(tree string) string {

@@ -167,6 +167,9 @@ func (u *undoer) collect() error {
 				}
 				c.result = res
 			}
+			if len(c.intent.Scan) > 0 { // also one that was cut off before its first file: it may have left directories
+				u.caches[c.intent.Path] = true
+			}
 			if c.result.Type == typeVoid || c.intent.Foreign {
 				continue
 			}
@@ -199,9 +202,6 @@ func (u *undoer) take(c *change) {
 		u.groups = append(u.groups, g)
 	}
 	g.intent = c.intent
-	if len(c.intent.Scan) > 0 {
-		u.caches[c.intent.Path] = true
-	}
 	for _, t := range c.targets() {
 		if plan.Same(t.Before, t.After) {
 			continue
