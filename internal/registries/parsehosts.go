@@ -253,7 +253,7 @@ func (p *hostsParser) keys(t map[string]any, at []string, known []string) {
 			continue
 		}
 		fix := "remove it"
-		if near := nearest(k, known); near != "" {
+		if near := diag.Nearest(k, known); near != "" {
 			fix = "did you mean " + near + "?"
 		}
 		p.diags = append(p.diags, newDiag(idHostsKey, p.where(append(slices.Clone(at), k)...), "key "+quoted(k)+" is not known and ignored", "", fix))

@@ -212,7 +212,7 @@ func (d *yamlDoc) unknown(n *yaml.Node, known ...string) []*diag.Diagnostic {
 			continue
 		}
 		fix := "remove it"
-		if near := nearest(kv[0].Value, known); near != "" {
+		if near := diag.Nearest(kv[0].Value, known); near != "" {
 			fix = "did you mean " + near + "?"
 		}
 		w := d.at(kv[0])
