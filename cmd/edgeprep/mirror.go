@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -34,8 +35,8 @@ func newMirrorServe(g *globals) *cobra.Command {
 	var upstream string
 	cmd := &cobra.Command{
 		Use:     "serve",
-		Short:   "Serve the cache as a pull-only registry",
-		Example: "  edgeprep mirror serve --cache /srv/cache --listen 127.0.0.1:5000 --upstream never",
+		Short:   "Serve the cache as a pull-only registry, and pull what is missing from its upstreams",
+		Example: "  edgeprep mirror serve --cache /srv/cache --listen 127.0.0.1:5000 --upstream never\n  edgeprep mirror serve --cache /srv/cache --config site.toml",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if upstream != config.UpstreamConnected && upstream != config.UpstreamNever {
@@ -43,7 +44,7 @@ func newMirrorServe(g *globals) *cobra.Command {
 			}
 			c.Logger = slog.New(slog.NewTextHandler(g.err, nil))
 			if upstream == config.UpstreamConnected {
-				c.Logger.Info("this version serves what is cached and asks no upstream")
+				c.Upstream = g.upstreams(c.Logger)
 			}
 			g.serving.Store(true)
 			return mirror.Serve(cmd.Context(), c)
@@ -52,7 +53,7 @@ func newMirrorServe(g *globals) *cobra.Command {
 	cacheFlag(cmd, &c.Cache)
 	f := cmd.Flags()
 	f.StringVar(&c.Listen, "listen", config.DefaultListen, "address to serve on")
-	f.StringVar(&upstream, "upstream", config.UpstreamConnected, "connected or never")
+	f.StringVar(&upstream, "upstream", config.UpstreamConnected, "connected: pull what is missing, also from the [[upstream]] tables of --config; never: no connection is opened")
 	f.StringVar(&c.Admin, "admin", "", "path of the admin socket (default: none)")
 	f.StringVar(&c.DefaultRegistry, "default-registry", config.DefaultRegistry, "registry of names that say none")
 	f.StringVar(&c.TLSCert, "tls-cert", "", "certificate file (PEM)")
@@ -60,6 +61,21 @@ func newMirrorServe(g *globals) *cobra.Command {
 	f.BoolVar(&c.AccessLog, "access-log", false, "log every request")
 	cmd.MarkFlagsRequiredTogether("tls-cert", "tls-key")
 	return cmd
+}
+
+// upstreams are those of the site file, if one is named. One that cannot be used does not keep the mirror from
+// serving what it has.
+func (g *globals) upstreams(log *slog.Logger) *mirror.Upstreams {
+	file := g.config
+	if file == "" {
+		file = os.Getenv("EDGEPREP_CONFIG")
+	}
+	up, err := app.MirrorUpstreams(file, os.Getenv("CREDENTIALS_DIRECTORY"))
+	if err != nil {
+		log.Error("no upstream is asked; what is in the cache is served", "error", err)
+		return nil
+	}
+	return &up
 }
 
 func newMirrorLoad(g *globals) *cobra.Command {

@@ -26,8 +26,13 @@ func (a *App) service(ctx context.Context, d *Desired, verify bool) (deploy.Serv
 		return deploy.Service{}, err
 	}
 	m := d.Site.Mirror
+	up, err := a.serviceUpstreams(d.Site)
+	if err != nil {
+		return deploy.Service{}, err
+	}
 	s := deploy.Service{Listen: d.Site.Listen(d.Self), Cache: m.Cache, Upstream: m.Upstream, DefaultRegistry: m.DefaultRegistry,
-		AccessLog: m.AccessLog, TLSCert: m.TLS.Cert, TLSKey: m.TLS.Key, CA: m.TLS.CA, Binary: bin, Names: names(d.Archives)}
+		AccessLog: m.AccessLog, TLSCert: m.TLS.Cert, TLSKey: m.TLS.Key, CA: m.TLS.CA, Binary: bin, Names: names(d.Archives),
+		Upstreams: up}
 	return s, nil
 }
 

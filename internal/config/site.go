@@ -154,6 +154,7 @@ type Node struct {
 // Defaults that other packages need.
 const (
 	DefaultPath     = "/etc/edgeprep/edgeprep.toml"
+	DefaultMinFree  = "1GiB"
 	DefaultCache    = "/var/lib/edgeprep/mirror"
 	DefaultListen   = "127.0.0.1:5000"
 	DefaultRegistry = "docker.io"

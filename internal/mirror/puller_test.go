@@ -412,3 +412,28 @@ func TestWhatIsNeverForwarded(t *testing.T) {
 		t.Errorf("%d requests: %v", n, o.gets)
 	}
 }
+
+// A server pulls from a server, as a site's second mirror would; one whose upstream's files are missing serves
+// what it has, and says so.
+func TestServePullsFromUpstream(t *testing.T) {
+	t.Parallel()
+	full, set := loaded(t)
+	up, stopUp := start(t, Config{Cache: full.Dir(), Listen: "127.0.0.1:0"})
+	var named []Upstream
+	for _, h := range []string{DefaultRegistry, "ghcr.io", "registry.k8s.io", "quay.io"} {
+		named = append(named, Upstream{Host: h, URL: up.URL() + "/" + h})
+	}
+	dir := tempDir(t)
+	s, stop := start(t, Config{Cache: dir, Listen: "127.0.0.1:0", Upstream: &Upstreams{Named: named}})
+	pullAll(t, s.URL(), set)
+	must(t, stopUp())
+	pullAll(t, s.URL(), set)
+	must(t, stop())
+	named[0].CA = "/nowhere.pem"
+	broken, stopBroken := start(t, Config{Cache: dir, Listen: "127.0.0.1:0", Upstream: &Upstreams{Named: named}})
+	pullAll(t, broken.URL(), set)
+	if h := broken.health(); h.Status != "degraded" || !strings.Contains(strings.Join(h.Notes, " "), "/nowhere.pem") {
+		t.Errorf("%+v", h)
+	}
+	must(t, stopBroken())
+}

@@ -45,6 +45,7 @@ type Server struct {
 	store   *Store
 	misses  *Misses
 	pull    *puller // nil: no upstream
+	note    string  // for Health: why there is none although there should be
 	data    net.Listener
 	admin   net.Listener // nil: none
 	started time.Time
@@ -72,8 +73,10 @@ func Listen(ctx context.Context, cfg Config) (*Server, error) {
 		return nil, err
 	}
 	if cfg.Upstream != nil {
+		// A mirror that serves only what it has is better than none.
 		if s.pull, err = newPuller(s.store, *cfg.Upstream, defaultLimits()); err != nil {
-			return nil, errors.Join(err, s.Close())
+			s.log.Error("no upstream is asked; what is in the cache is served", "error", err)
+			s.note = "no upstream is asked: " + err.Error()
 		}
 	}
 	if err := s.bind(ctx); err != nil {
@@ -268,5 +271,8 @@ func (s *Server) sweep() {
 func (s *Server) health() Health {
 	h := s.store.Health()
 	h.Started, h.Listen = s.started, s.Addr().String()
+	if s.note != "" {
+		h.Status, h.Notes = "degraded", append(h.Notes, s.note)
+	}
 	return h
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/edgeprep/edgeprep/internal/distro"
@@ -29,12 +30,39 @@ type Service struct {
 	Listen          string // "127.0.0.1:5000"
 	Cache           string // "/var/lib/edgeprep/mirror"
 	Upstream        string // "connected" or "never"
+	Upstreams       Upstreams
 	DefaultRegistry string // "docker.io"
 	AccessLog       bool
 	TLSCert, TLSKey string // node paths; empty: plain http
 	CA              string // to verify the own certificate with; empty: system roots
 	Binary          BinaryFile
 	Names           []string // references that must be answered before anything depends on the mirror
+}
+
+// Upstreams are what the service reads for its upstreams. The zero value: nothing, it asks public registries.
+type Upstreams struct {
+	Config string          // edgeprep.toml on the node
+	Sum    string          // changes when what is read from Config changes, so that the service starts anew
+	Files  []UpstreamFiles // that the service's account may not read
+}
+
+// UpstreamFiles are the secrets of one upstream; empty: none.
+type UpstreamFiles struct {
+	Host             string
+	Credentials, Key string // node paths
+}
+
+// ConfigName is the credential that holds edgeprep.toml, for a service that may not read the file itself.
+const ConfigName = "edgeprep.toml"
+
+// SecretName is the credential that holds a secret of an upstream.
+func SecretName(what, host string) string {
+	return "upstream-" + what + "-" + strings.Map(func(r rune) rune {
+		if r == '.' || r == '-' || r >= '0' && r <= '9' || r >= 'a' && r <= 'z' {
+			return r
+		}
+		return '_'
+	}, strings.ToLower(host))
 }
 
 // BinaryFile is the edgeprep program that is put on the node, fingerprinted by the caller.

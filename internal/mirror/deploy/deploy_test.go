@@ -70,6 +70,48 @@ func TestTheKeyIsHandedOverAsCredential(t *testing.T) {
 	}
 }
 
+// A service that may pull gets the site file and its upstreams' secrets, without being able to read either, and
+// it starts also when one of them is gone. One that may not, or has no upstream by name, gets nothing.
+func TestUpstreamFilesAreHandedOver(t *testing.T) {
+	t.Parallel()
+	s := service()
+	if u := s.unit(nil); strings.Contains(u, "--config") || strings.Contains(u, "Credential") {
+		t.Errorf("without upstreams:\n%s", u)
+	}
+	s = withUpstreams()
+	u := s.unit(nil)
+	for _, want := range []string{
+		" --upstream connected ", " --config /etc/edgeprep/edgeprep.toml\n", "# Upstreams: 0a1b\n",
+		"SetCredential=edgeprep.toml:\nLoadCredential=edgeprep.toml:/etc/edgeprep/edgeprep.toml\n",
+		"SetCredential=upstream-credentials-registry.example_5000:\nLoadCredential=upstream-credentials-registry.example_5000:/etc/edgeprep/pull\n",
+		"LoadCredential=upstream-key-quay.io:/etc/edgeprep/quay.key\n",
+	} {
+		if !strings.Contains(u, want) {
+			t.Errorf("no %q in\n%s", want, u)
+		}
+	}
+	if n := strings.Count(u, "LoadCredential="); n != 3 {
+		t.Errorf("%d credentials", n)
+	}
+}
+
+func TestQuotedPath(t *testing.T) {
+	t.Parallel()
+	for in, want := range map[string]string{"/etc/a.toml": "/etc/a.toml", "/srv/a b.toml": `"/srv/a b.toml"`, "/srv/100%$x": "/srv/100%%$$x", `/a"b`: `"/a\"b"`} {
+		if got := quoted(in); got != want {
+			t.Errorf("%s: %s, want %s", in, got, want)
+		}
+	}
+}
+
+func withUpstreams() Service {
+	s := service()
+	s.Upstream = "connected"
+	s.Upstreams = Upstreams{Config: "/etc/edgeprep/edgeprep.toml", Sum: "0a1b", Files: []UpstreamFiles{
+		{Host: "registry.example:5000", Credentials: "/etc/edgeprep/pull"}, {Host: "quay.io", Key: "/etc/edgeprep/quay.key"}}}
+	return s
+}
+
 // TestUnitExposure asks systemd itself: the sandbox must rate 2.5 or better and the unit must verify.
 func TestUnitExposure(t *testing.T) {
 	t.Parallel()
@@ -86,7 +128,7 @@ func TestUnitExposure(t *testing.T) {
 		t.Fatal(err)
 	}
 	unit := filepath.Join(dir, UnitName)
-	if err := os.WriteFile(unit, []byte(service().unit([]string{"k3s.service"})), 0o644); err != nil {
+	if err := os.WriteFile(unit, []byte(withUpstreams().unit([]string{"k3s.service"})), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	out, err := exec.Command(analyze, "security", "--offline=true", "--no-pager", unit).CombinedOutput()

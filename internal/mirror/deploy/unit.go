@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"strconv"
 	"strings"
 )
 
@@ -15,6 +16,9 @@ func (s Service) unit(before []string) string {
 	var b strings.Builder
 	w := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	w("# Written by edgeprep.")
+	if s.Upstreams.Sum != "" {
+		w("# Upstreams: %s", s.Upstreams.Sum)
+	}
 	w("[Unit]")
 	w("Description=edgeprep image mirror")
 	w("Documentation=https://github.com/edgeprep/edgeprep")
@@ -45,6 +49,12 @@ func (s Service) unit(before []string) string {
 	for _, c := range s.credentials() {
 		w("LoadCredential=%s", c)
 	}
+	for _, c := range s.upstreamFiles() {
+		// The empty one is for a file that is gone: a service with no such fallback does not start.
+		// systemd: src/core/exec-credential.c, load_credential
+		w("SetCredential=%s:", c[0])
+		w("LoadCredential=%s:%s", c[0], strings.ReplaceAll(c[1], "%", "%%"))
+	}
 	w("ReadWritePaths=-%s", s.Cache)
 	b.WriteString(hardening(s.privilegedPort()))
 	w("")
@@ -56,6 +66,9 @@ func (s Service) unit(before []string) string {
 func (s Service) command() []string {
 	args := []string{Binary, "mirror", "serve", "--cache", s.Cache, "--listen", s.Listen, "--upstream", s.Upstream,
 		"--admin", AdminPath}
+	if s.Upstreams.Config != "" {
+		args = append(args, "--config", quoted(s.Upstreams.Config))
+	}
 	if s.DefaultRegistry != "" && s.DefaultRegistry != "docker.io" {
 		args = append(args, "--default-registry", s.DefaultRegistry)
 	}
@@ -74,6 +87,32 @@ func (s Service) credentials() []string {
 		return nil
 	}
 	return []string{"tls.crt:" + s.TLSCert, "tls.key:" + s.TLSKey}
+}
+
+// quoted is a path as one argument of a command line. systemd.service(5), Command lines
+func quoted(p string) string {
+	p = strings.NewReplacer("%", "%%", "$", "$$").Replace(p)
+	if strings.ContainsAny(p, " \t\"'\\;") {
+		return strconv.Quote(p)
+	}
+	return p
+}
+
+// upstreamFiles are name and path of what is handed over for upstreams.
+func (s Service) upstreamFiles() [][2]string {
+	if s.Upstreams.Config == "" {
+		return nil
+	}
+	out := [][2]string{{ConfigName, s.Upstreams.Config}}
+	for _, f := range s.Upstreams.Files {
+		if f.Credentials != "" {
+			out = append(out, [2]string{SecretName("credentials", f.Host), f.Credentials})
+		}
+		if f.Key != "" {
+			out = append(out, [2]string{SecretName("key", f.Host), f.Key})
+		}
+	}
+	return out
 }
 
 func (s Service) privilegedPort() bool {

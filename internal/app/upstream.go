@@ -1,0 +1,108 @@
+package app
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/edgeprep/edgeprep/internal/config"
+	"github.com/edgeprep/edgeprep/internal/diag"
+	"github.com/edgeprep/edgeprep/internal/mirror"
+	"github.com/edgeprep/edgeprep/internal/mirror/deploy"
+)
+
+// MirrorUpstreams are the upstreams of a mirror: those that file names, or with "" none by name. A service
+// has copies of files that its account may not read in the directory secrets, if that is not empty.
+func MirrorUpstreams(file, secrets string) (mirror.Upstreams, error) {
+	site, found := config.Parse("the defaults", []byte("version = 1\n"))
+	if file != "" {
+		data, err := os.ReadFile(handedOver(secrets, deploy.ConfigName, file))
+		if err != nil {
+			return mirror.Upstreams{}, &InvalidConfig{diag.Report{{ID: "CFG-005", Severity: diag.Error,
+				What: "the configuration cannot be read: " + cause(err), Where: diag.Where{File: file}, Fix: "ls -l " + file}}}
+		}
+		site, found = config.Parse(file, data)
+	}
+	if found.HasErrors() {
+		return mirror.Upstreams{}, &InvalidConfig{found}
+	}
+	return upstreams(site, secrets)
+}
+
+func upstreams(s config.Site, secrets string) (mirror.Upstreams, error) {
+	var out mirror.Upstreams
+	var err error
+	if out.MinFree, err = sizeOf(s.Mirror.Limits.MinFree); err != nil {
+		return out, fmt.Errorf("mirror.limits.min_free: %w", err)
+	}
+	for _, u := range s.Upstreams {
+		rate, err := sizeOf(strings.TrimSuffix(u.Rate, "/s"))
+		if err != nil {
+			return out, fmt.Errorf("upstream %s: rate: %w", u.Host, err)
+		}
+		m := mirror.Upstream{Host: u.Host, URL: u.URL, CA: u.CA, ClientCert: u.ClientCert, ClientKey: u.ClientKey,
+			Insecure: u.Insecure, Credentials: u.CredentialsFile, Allow: u.Allow, Deny: u.Deny, Rate: rate}
+		if u.ClientKey != "" {
+			m.ClientKey = handedOver(secrets, deploy.SecretName("key", u.Host), u.ClientKey)
+		}
+		if u.CredentialsFile != "" && !strings.HasPrefix(u.CredentialsFile, "env:") {
+			m.Credentials = handedOver(secrets, deploy.SecretName("credentials", u.Host), u.CredentialsFile)
+		}
+		out.Named = append(out.Named, m)
+	}
+	return out, nil
+}
+
+func sizeOf(s string) (int64, error) {
+	if s == "" {
+		return 0, nil
+	}
+	return config.ParseSize(s)
+}
+
+// handedOver is the copy of a file that systemd handed over, if it did.
+func handedOver(secrets, name, file string) string {
+	if secrets == "" {
+		return file
+	}
+	if fi, err := os.Stat(filepath.Join(secrets, name)); err == nil && fi.Size() > 0 {
+		return filepath.Join(secrets, name)
+	}
+	return file
+}
+
+// serviceUpstreams is what the mirror's service needs for its upstreams; nothing for a site that names none.
+func (a *App) serviceUpstreams(s config.Site) (deploy.Upstreams, error) {
+	var out deploy.Upstreams
+	plain := len(s.Upstreams) == 0 && s.Mirror.Limits.MinFree == config.DefaultMinFree
+	if s.Mirror.Upstream != config.UpstreamConnected || plain {
+		return out, nil
+	}
+	out.Config = config.DefaultPath
+	if f := a.ConfigName(); f != "stdin" && a.opts.Root == "" {
+		abs, err := filepath.Abs(f)
+		if err != nil {
+			return out, fmt.Errorf("path of the configuration: %w", err)
+		}
+		out.Config = abs
+	}
+	for _, u := range s.Upstreams {
+		f := deploy.UpstreamFiles{Host: u.Host, Key: u.ClientKey}
+		if !strings.HasPrefix(u.CredentialsFile, "env:") {
+			f.Credentials = u.CredentialsFile
+		}
+		out.Files = append(out.Files, f)
+	}
+	b, err := json.Marshal([]any{s.Upstreams, s.Mirror.Limits.MinFree})
+	if err != nil {
+		return out, errors.Join(errors.New("sum of the upstreams"), err)
+	}
+	sum := sha256.Sum256(b)
+	out.Sum = hex.EncodeToString(sum[:8])
+	return out, nil
+}

@@ -1,0 +1,102 @@
+package app
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/edgeprep/edgeprep/internal/config"
+	"github.com/edgeprep/edgeprep/internal/mirror"
+	"github.com/edgeprep/edgeprep/internal/mirror/deploy"
+)
+
+const upstreamSite = `version = 1
+[mirror.limits]
+min_free = "2GiB"
+[[upstream]]
+host = "registry.example:5000"
+url = "https://harbor.example/v2/cache"
+credentials_file = "/etc/edgeprep/pull"
+client_cert = "/etc/edgeprep/tls.crt"
+client_key = "/etc/edgeprep/tls.key"
+deny = ["secret/**"]
+rate = "10MiB/s"
+[[upstream]]
+host = "ghcr.io"
+credentials_file = "env:GHCR"
+`
+
+func TestMirrorUpstreams(t *testing.T) {
+	t.Parallel()
+	file, secrets := filepath.Join(t.TempDir(), "site.toml"), t.TempDir()
+	put := func(p, text string) {
+		t.Helper()
+		if err := os.WriteFile(p, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(file, upstreamSite)
+	want := mirror.Upstreams{MinFree: 2 << 30, Named: []mirror.Upstream{
+		{Host: "registry.example:5000", URL: "https://harbor.example/v2/cache", Credentials: "/etc/edgeprep/pull",
+			ClientCert: "/etc/edgeprep/tls.crt", ClientKey: "/etc/edgeprep/tls.key", Deny: []string{"secret/**"}, Rate: 10 << 20},
+		{Host: "ghcr.io", Credentials: "env:GHCR"}}}
+	got, err := MirrorUpstreams(file, "")
+	if d := cmp.Diff(want, got); d != "" || err != nil {
+		t.Errorf("%v %s", err, d)
+	}
+	// A service may read neither, and has copies; an empty one says that the file is gone.
+	put(filepath.Join(secrets, deploy.ConfigName), upstreamSite)
+	handed := filepath.Join(secrets, deploy.SecretName("credentials", "registry.example:5000"))
+	put(handed, "u:p")
+	put(filepath.Join(secrets, deploy.SecretName("key", "registry.example:5000")), "")
+	want.Named[0].Credentials = handed
+	got, err = MirrorUpstreams("/nowhere/site.toml", secrets)
+	if d := cmp.Diff(want, got); d != "" || err != nil {
+		t.Errorf("%v %s", err, d)
+	}
+	if got, err := MirrorUpstreams("", ""); err != nil || got.MinFree != 1<<30 || got.Named != nil {
+		t.Errorf("%+v %v", got, err)
+	}
+	put(file, "version = 1\n[[upstream]]\nhost = \"a.example\"\nrate = \"fast\"\n")
+	for _, f := range []string{file, "/nowhere/site.toml"} {
+		if _, err := MirrorUpstreams(f, ""); err == nil {
+			t.Errorf("%s: no error", f)
+		} else if _, ok := errors.AsType[*InvalidConfig](err); !ok {
+			t.Errorf("%s: %v", f, err)
+		}
+	}
+}
+
+func TestServiceUpstreams(t *testing.T) {
+	t.Parallel()
+	site, found := config.Parse("x", []byte(upstreamSite))
+	if found.HasErrors() {
+		t.Fatal(found)
+	}
+	a := &App{opts: Options{Config: "/srv/site.toml"}}
+	got, err := a.serviceUpstreams(site)
+	want := deploy.Upstreams{Config: "/srv/site.toml", Sum: got.Sum, Files: []deploy.UpstreamFiles{
+		{Host: "registry.example:5000", Credentials: "/etc/edgeprep/pull", Key: "/etc/edgeprep/tls.key"}, {Host: "ghcr.io"}}}
+	if d := cmp.Diff(want, got); d != "" || err != nil || got.Sum == "" {
+		t.Errorf("%v %s", err, d)
+	}
+	site.Upstreams[0].Rate = "1MiB/s"
+	if other, _ := a.serviceUpstreams(site); other.Sum == got.Sum {
+		t.Error("a change of the upstreams does not show")
+	}
+	a.opts.Root = "/mnt"
+	if got, _ := a.serviceUpstreams(site); got.Config != config.DefaultPath {
+		t.Errorf("below a root: %s", got.Config)
+	}
+	site.Mirror.Upstream = config.UpstreamNever
+	if got, err := a.serviceUpstreams(site); got.Config != "" || err != nil {
+		t.Errorf("never: %+v %v", got, err)
+	}
+	plain, _ := config.Parse("x", []byte("version = 1\n"))
+	if got, err := a.serviceUpstreams(plain); got.Config != "" || err != nil {
+		t.Errorf("no upstream by name: %+v %v", got, err)
+	}
+}
