@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"os"
 	"reflect"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -232,5 +233,32 @@ func TestReferenceIsCurrent(t *testing.T) {
 	got, err := os.ReadFile(file)
 	if err != nil || string(got) != string(want) {
 		t.Errorf("%v: docs/reference.md is not what site.go says; run: make docs", err)
+	}
+}
+
+// TestSystemDirectoryAsCache: the cache's directory is given to the mirror's account.
+func TestSystemDirectoryAsCache(t *testing.T) {
+	t.Parallel()
+	for dir, bad := range map[string]bool{"/": true, "/etc": true, "/usr/x": true, "/opt": true, "/var/lib/edgeprep/journal": true,
+		"/a\nb": true, "/opt/cache": false, "/srv/cache": false, DefaultCache: false} {
+		_, lines := parse(t, "version = 1\n[mirror]\ncache = "+strconv.Quote(dir)+"\n")
+		if got := strings.Contains(strings.Join(lines, "\n"), "CFG-022"); got != bad {
+			t.Errorf("%q: %q", dir, lines)
+		}
+	}
+}
+
+// TestExcerptIsSafeToPrint: what is shown of a file must not reach the terminal as commands, nor fill it.
+func TestExcerptIsSafeToPrint(t *testing.T) {
+	t.Parallel()
+	for _, src := range []string{"version = 1\n# \x1b]0;x\x07\nx y\n", "version = 1\nbad = \x1b[31m", "bad = " + strings.Repeat("x", 1<<16)} {
+		_, found := Parse("f.toml", []byte(src))
+		var text strings.Builder
+		for _, d := range found {
+			text.WriteString(d.Text())
+		}
+		if len(found) == 0 || strings.ContainsAny(text.String(), "\x1b\x07") || text.Len() > 2000 {
+			t.Errorf("%.40q: %.400q", src, text.String())
+		}
 	}
 }

@@ -6,6 +6,8 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/pelletier/go-toml/v2"
 
@@ -117,15 +119,32 @@ func suggestion(name string, known []string) string {
 // excerpt shows a line, the one above it, and a marker below n characters.
 func (p *problems) excerpt(line, col, n int) string {
 	lines := strings.Split(p.src, "\n")
-	if line < 1 || line > len(lines) {
+	if line < 1 || line > len(lines) || col > maxExcerpt {
 		return ""
 	}
 	var b strings.Builder
 	for l := max(1, line-1); l <= line; l++ {
-		fmt.Fprintf(&b, "  %4d | %s\n", l, strings.TrimRight(lines[l-1], "\r"))
+		fmt.Fprintf(&b, "  %4d | %s\n", l, printable(lines[l-1]))
 	}
-	fmt.Fprintf(&b, "       | %s%s", strings.Repeat(" ", max(0, col-1)), strings.Repeat("^", max(1, n)))
+	fmt.Fprintf(&b, "       | %s%s", strings.Repeat(" ", max(0, col-1)), strings.Repeat("^", min(max(1, n), maxExcerpt)))
 	return b.String()
+}
+
+// maxExcerpt is how much of a line is shown.
+const maxExcerpt = 120
+
+// printable is a line as it can be shown on a terminal: what is not text would be obeyed by it.
+func printable(line string) string {
+	line = strings.TrimRight(line, "\r")
+	if len(line) > maxExcerpt {
+		line = line[:maxExcerpt] + "..."
+	}
+	return strings.Map(func(r rune) rune {
+		if r != '\t' && !unicode.IsPrint(r) || r == utf8.RuneError {
+			return '?'
+		}
+		return r
+	}, line)
 }
 
 // at reports a problem with the value of key ("mirror.listen", "node[1].name").

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 )
 
 // The values of [mirror] upstream.
@@ -53,6 +54,21 @@ func (p *problems) absolute(key, v string) {
 	}
 }
 
+// ownDirectory says whether a directory can be given to the mirror: one in or above the system's own, or with
+// control characters, which a unit file cannot carry, cannot.
+func ownDirectory(dir string) bool {
+	if strings.ContainsFunc(dir, unicode.IsControl) {
+		return false
+	}
+	for _, d := range []string{"/bin", "/boot", "/dev", "/etc", "/lib", "/lib64", "/proc", "/root", "/run", "/sbin", "/sys", "/tmp", "/usr",
+		"/var/lib/edgeprep/journal", "/var/lib/edgeprep/backups", "/var/lib/edgeprep/ledger.json", "/var/log", "/var/run", "/var/tmp"} {
+		if strings.HasPrefix(dir+"/", d+"/") {
+			return false
+		}
+	}
+	return !slices.Contains([]string{"/", "/home", "/media", "/mnt", "/opt", "/srv", "/var", "/var/cache", "/var/lib", "/var/lib/edgeprep"}, dir)
+}
+
 func (p *problems) images(s *Site) {
 	for i, a := range s.Images.Archives {
 		p.absolute(fmt.Sprintf("images.archives[%d]", i), a)
@@ -77,6 +93,10 @@ func (p *problems) mirror(s *Site) {
 	if strings.HasPrefix(m.Cache+"/", "/var/lib/rancher/") {
 		p.at("CFG-014", "mirror.cache", "the cache is below /var/lib/rancher", "uninstalling k3s or RKE2 deletes that tree, cache and all",
 			fmt.Sprintf("cache = %q", DefaultCache))
+	}
+	if m.Cache != "" && !ownDirectory(m.Cache) {
+		p.at("CFG-022", "mirror.cache", fmt.Sprintf("cache = %q is a directory of the system or of edgeprep itself", m.Cache),
+			"the cache's directory is given to the mirror's account", fmt.Sprintf("cache = %q", DefaultCache))
 	}
 	if m.Listen != "" && !validListen(m.Listen) {
 		p.at("CFG-011", "mirror.listen", fmt.Sprintf("listen = %q is not ADDRESS:PORT", m.Listen),
@@ -154,6 +174,11 @@ func (p *problems) upstreams(s *Site) {
 		seen[u.Host] = true
 		if u.URL != "" && !validURL(u.URL) {
 			p.at("CFG-018", key+".url", fmt.Sprintf("url = %q is not an http or https URL without credentials", u.URL), "", `url = "https://registry.example.com"`)
+		}
+		for k, v := range map[string]string{"credentials_file": u.CredentialsFile, "client_key": u.ClientKey} {
+			if strings.ContainsFunc(v, unicode.IsControl) {
+				p.at("CFG-018", key+"."+k, fmt.Sprintf("%s = %q is not a path", k, v), "a unit file cannot carry it", k+` = "/etc/edgeprep/pull-secret"`)
+			}
 		}
 		if c := u.CredentialsFile; c != "" && !strings.HasPrefix(c, "env:") {
 			p.absolute(key+".credentials_file", c)
