@@ -123,11 +123,32 @@ func (a *App) readConfig() ([]byte, error) {
 	name := a.ConfigName()
 	switch {
 	case name == "stdin" && a.opts.Config == "-":
-		return io.ReadAll(io.LimitReader(a.opts.Stdin, 16<<20))
+		return io.ReadAll(io.LimitReader(a.opts.Stdin, maxConfig))
 	case a.opts.Config != "" || os.Getenv("EDGEPREP_CONFIG") != "":
-		return os.ReadFile(name)
+		return readHere(name)
 	}
-	return a.reader.FS().ReadFile(name, 16<<20)
+	return a.reader.FS().ReadFile(name, maxConfig)
+}
+
+// maxConfig is more than any edgeprep.toml has.
+const maxConfig = 16 << 20
+
+// readHere reads a configuration of this machine: a pipe (<(...)) too, but no device, and never without an end.
+func readHere(name string) ([]byte, error) {
+	fi, err := os.Stat(name)
+	if err == nil && fi.Mode()&os.ModeDevice != 0 {
+		return nil, errors.New("a device, not a file")
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxConfig+1))
+	if err == nil && len(data) > maxConfig {
+		return nil, errors.New("larger than 16 MiB")
+	}
+	return data, err
 }
 
 // Site reads and validates edgeprep.toml.
