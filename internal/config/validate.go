@@ -175,6 +175,9 @@ func (p *problems) upstreams(s *Site) {
 		if u.URL != "" && !validURL(u.URL) {
 			p.at("CFG-018", key+".url", fmt.Sprintf("url = %q is not an http or https URL without credentials", u.URL), "", `url = "https://registry.example.com"`)
 		}
+		if _, err := ParseSize(strings.TrimSuffix(u.Rate, "/s")); u.Rate != "" && err != nil {
+			p.at("CFG-015", key+".rate", fmt.Sprintf("rate = %q is not a rate", u.Rate), "", `rate = "10MiB/s"`)
+		}
 		for k, v := range map[string]string{"credentials_file": u.CredentialsFile, "client_key": u.ClientKey} {
 			if strings.ContainsFunc(v, unicode.IsControl) {
 				p.at("CFG-018", key+"."+k, fmt.Sprintf("%s = %q is not a path", k, v), "a unit file cannot carry it", k+` = "/etc/edgeprep/pull-secret"`)
