@@ -90,16 +90,16 @@ type Workload struct {
 
 // Upstream is one [[upstream]].
 type Upstream struct {
-	Host            string   `toml:"host"`
-	URL             string   `toml:"url"`
-	CA              string   `toml:"ca"`
-	ClientCert      string   `toml:"client_cert"`
-	ClientKey       string   `toml:"client_key"`
-	CredentialsFile string   `toml:"credentials_file"` // a file of mode 0600, or "env:NAME"
-	Insecure        bool     `toml:"insecure"`
-	Allow           []string `toml:"allow"`
-	Deny            []string `toml:"deny"`
-	Rate            string   `toml:"rate"` // "10MiB/s"
+	Host            string   `toml:"host"`             // the registry as references name it: "docker.io"
+	URL             string   `toml:"url"`              // where it answers; default https://HOST. A path is put before each repository
+	CA              string   `toml:"ca"`               // PEM file, trusted besides the system's roots
+	ClientCert      string   `toml:"client_cert"`      // PEM file
+	ClientKey       string   `toml:"client_key"`       // PEM file
+	CredentialsFile string   `toml:"credentials_file"` // a file of mode 0600, or "env:NAME"; "user:password" or a docker config
+	Insecure        bool     `toml:"insecure"`         // certificates are not verified
+	Allow           []string `toml:"allow"`            // repositories: "team/*", "team/**"; default all
+	Deny            []string `toml:"deny"`             // wins over allow
+	Rate            string   `toml:"rate"`             // "10MiB/s", of all its blobs together
 }
 
 // Registries is [registries]: what containerd (or CRI-O) is told.

@@ -32,7 +32,7 @@ type handler struct {
 	pull     *puller
 }
 
-// NewHandler serves a store. Nothing is written to it through the handler; the ResponseWriter must reach it
+// NewHandler serves a store. No client writes to it through the handler; the ResponseWriter must reach it
 // bare, or large blobs are copied through user space instead of being sent by the kernel.
 func NewHandler(store *Store, opts HandlerOptions) http.Handler {
 	h := &handler{store: store, registry: opts.DefaultRegistry, misses: opts.Misses, access: opts.AccessLog, pull: opts.pull}

@@ -55,9 +55,6 @@ type pace struct {
 	next time.Time
 }
 
-// burst is what is read at once where there is a rate.
-const burst = 16 << 10
-
 // took waits until n more bytes may be read.
 func (p *pace) took(ctx context.Context, n int) error {
 	if p.rate <= 0 || n == 0 {
@@ -90,8 +87,8 @@ type resumed struct {
 }
 
 func (r *resumed) Read(p []byte) (int, error) {
-	if r.u.pace.rate > 0 {
-		p = p[:min(len(p), burst)]
+	if rate := r.u.pace.rate; rate > 0 { // a tenth of a second at once
+		p = p[:min(int64(len(p)), max(rate/10, 4<<10))]
 	}
 	for {
 		n, err := r.body.Read(p)
