@@ -177,7 +177,7 @@ import() {
 document() {
   local doc=docs/benchmarks.md
   {
-    echo "Command: \`make bench\`, on $started UTC; edgeprep $(git describe --tags --always --dirty)."
+    echo "Command: \`BENCH_GB=$gb BENCH_ROUNDS=$rounds ./test/bench.sh\`, on $started UTC; edgeprep $(git describe --tags --always --dirty)."
     echo "Machine: $(awk -F': ' '/model name/ {print $2; exit}' /proc/cpuinfo), $(nproc) cores, $(awk '/MemTotal/ {printf "%.0f GB", $2 / 1e6}' /proc/meminfo);" \
       "Linux $(uname -r); $(go env GOVERSION); $(findmnt -n -o FSTYPE -T "$work") on $(findmnt -n -o SOURCE -T "$work")."
     echo "Load average at the start $load, at the end $(cut -d' ' -f1-3 /proc/loadavg). Medians of alternating runs ($rounds; imports 3)."
