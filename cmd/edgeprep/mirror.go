@@ -23,7 +23,7 @@ func newMirror(g *globals) *cobra.Command {
 		Use:     "mirror",
 		Short:   "The registry mirror and its cache",
 		Example: "  edgeprep mirror load --cache /srv/cache images/*.tar\n  edgeprep mirror serve --cache /srv/cache --upstream never",
-	}, newMirrorServe(g), newMirrorLoad(g), newMirrorLs(g), newMirrorVerify(g))
+	}, newMirrorServe(g), newMirrorFill(g), newMirrorLoad(g), newMirrorLs(g), newMirrorVerify(g))
 }
 
 func cacheFlag(cmd *cobra.Command, cache *string) {
@@ -66,16 +66,20 @@ func newMirrorServe(g *globals) *cobra.Command {
 // upstreams are those of the site file, if one is named. One that cannot be used does not keep the mirror from
 // serving what it has.
 func (g *globals) upstreams(log *slog.Logger) *mirror.Upstreams {
-	file := g.config
-	if file == "" {
-		file = os.Getenv("EDGEPREP_CONFIG")
-	}
-	up, err := app.MirrorUpstreams(file, os.Getenv("CREDENTIALS_DIRECTORY"))
+	up, err := app.MirrorUpstreams(g.siteFile(), os.Getenv("CREDENTIALS_DIRECTORY"))
 	if err != nil {
 		log.Error("no upstream is asked; what is in the cache is served", "error", err)
 		return nil
 	}
 	return &up
+}
+
+// siteFile is the site file that was named; a mirror can do without.
+func (g *globals) siteFile() string {
+	if g.config != "" {
+		return g.config
+	}
+	return os.Getenv("EDGEPREP_CONFIG")
 }
 
 func newMirrorLoad(g *globals) *cobra.Command {

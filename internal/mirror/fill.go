@@ -20,6 +20,7 @@ type fill struct {
 	name   Name
 	digest digest.Digest
 	begun  chan struct{} // closed once size and file are known, or the fill ended before
+	landed chan struct{} // closed at the end: the blob is durable, or failed is why not
 
 	mu       sync.Mutex
 	size     int64
@@ -42,7 +43,7 @@ const (
 )
 
 func newFill(n Name, d digest.Digest) *fill {
-	return &fill{name: n, digest: d, size: -1, users: 1, begun: make(chan struct{}), changed: make(chan struct{})}
+	return &fill{name: n, digest: d, size: -1, users: 1, begun: make(chan struct{}), landed: make(chan struct{}), changed: make(chan struct{})}
 }
 
 // begin lets readers in.
@@ -97,6 +98,7 @@ func (f *fill) end(err error) {
 	if !begun {
 		close(f.begun)
 	}
+	close(f.landed)
 	f.leave()
 }
 
