@@ -62,6 +62,14 @@ func Fill(ctx context.Context, s *Store, up Upstreams, refs []Reference, opts Fi
 }
 
 func (p *puller) fillAll(ctx context.Context, refs []Reference, opts FillOptions) (FillReport, error) {
+	w, err := p.store.writer()
+	if err != nil {
+		return FillReport{}, err
+	}
+	defer w.close()
+	if err := w.sweep(); err != nil { // what a run that was killed left
+		p.log.Warn("temporary files not removed", "error", err)
+	}
 	f := &filler{p: p, opts: opts, want: map[digest.Digest]*wantedBlob{}}
 	if f.opts.Progress == nil {
 		f.opts.Progress = func(Progress) {}

@@ -120,11 +120,13 @@ func TestFillNamesWhatIsMissing(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 	o.setFault(nil)
+	must(t, writeFile(s.path(dirTmp)+"/"+tmpPrefix+"KILLED", "half")) // of a run that was killed
 	before := o.count("GET blob")
 	r, err = p.fillAll(t.Context(), refs[:len(refs)-1], FillOptions{})
 	if err != nil || o.count("GET blob")-before != 1 {
 		t.Errorf("%v, %d blobs %+v", err, o.count("GET blob")-before, r)
 	}
+	noTemp(t, s)
 	if _, err := Fill(t.Context(), s, Upstreams{Named: []Upstream{{Host: "x", CA: "/nowhere.pem"}}}, refs, FillOptions{}); err == nil {
 		t.Error("an upstream that cannot be used is no error")
 	}
