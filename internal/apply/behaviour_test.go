@@ -3,6 +3,8 @@ package apply
 import (
 	"context"
 	"errors"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -220,4 +222,18 @@ func TestWhatNobodyWantsAnyMoreGoesBack(t *testing.T) {
 	}
 	w.mustRollback()
 	equal(t, "rollback after a removal", before, w.outside())
+}
+
+// TestRollbackWithoutJournalIsNoSuccess: the ledger knows of a run whose journal was deleted.
+func TestRollbackWithoutJournalIsNoSuccess(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.mustApply()
+	if err := os.RemoveAll(filepath.Join(w.n.Dir, plan.JournalDir)); err != nil {
+		t.Fatal(err)
+	}
+	rep, err := w.engine().Rollback(context.Background(), "")
+	if !errors.Is(err, ErrKept) || len(rep.Kept) != 1 {
+		t.Errorf("%v, kept %v", err, rep.Kept)
+	}
 }

@@ -22,5 +22,8 @@ func keptFix(why string) string {
 	if why == inUseReason {
 		return "stop the container, then: edgeprep rollback"
 	}
+	if why == journalLost {
+		return "bring the journal back to " + plan.JournalDir + ", or take away by hand what edgeprep status names"
+	}
 	return "edgeprep rollback --allow overwrite   # where it was edited; else free it and roll back again"
 }

@@ -127,6 +127,7 @@ func (u *undoer) choose(id string) error {
 		}
 	}
 	if id == "" {
+		u.lost(runs)
 		return nil
 	}
 	if len(u.chosen) == 0 || u.chosen[0].head.Verb == "rollback" {
@@ -136,6 +137,15 @@ func (u *undoer) choose(id string) error {
 		u.chosen = nil
 	}
 	return nil
+}
+
+// lost names the runs of the ledger whose journal is gone: what they changed stays, which is no success.
+func (u *undoer) lost(runs []*run) {
+	for _, r := range u.s.ledger.Runs {
+		if r.Undone == "" && !slices.ContainsFunc(runs, func(x *run) bool { return x.id == r.ID }) {
+			u.kept = append(u.kept, plan.Pending{ID: "run:" + r.ID, What: "what run " + r.ID + " changed", Why: journalLost})
+		}
+	}
 }
 
 func noSuchRun(id string, runs []*run) error {
@@ -306,6 +316,7 @@ func summaryOf(in entry) string {
 }
 
 const (
+	journalLost  = "the journal of the run is gone"
 	changedSince = "changed since by somebody else"
 	brokenChain  = "was edited between two runs of edgeprep; what was there before the later one comes back"
 )
