@@ -2,10 +2,13 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -14,6 +17,7 @@ import (
 
 	"github.com/edgeprep/edgeprep/internal/app"
 	"github.com/edgeprep/edgeprep/internal/config"
+	"github.com/edgeprep/edgeprep/internal/diag"
 	"github.com/edgeprep/edgeprep/internal/mirror"
 	"github.com/edgeprep/edgeprep/internal/progress"
 )
@@ -124,6 +128,9 @@ func newMirrorLs(g *globals) *cobra.Command {
 				return err
 			}
 			defer s.Close()
+			if err := readable(cache); err != nil {
+				return err
+			}
 			list, err := s.List(cmd.Context())
 			if err != nil {
 				return err
@@ -136,6 +143,18 @@ func newMirrorLs(g *globals) *cobra.Command {
 	}
 	cacheFlag(cmd, &cache)
 	return cmd
+}
+
+// readable makes sure that an empty answer means an empty cache: what may not be read is skipped below.
+func readable(cache string) error {
+	for _, dir := range []string{".", "refs", "blobs"} {
+		_, err := os.ReadDir(filepath.Join(cache, dir))
+		if errors.Is(err, fs.ErrPermission) {
+			return &diag.Diagnostic{ID: "MER-030", Severity: diag.Error, What: "this user may not read the cache",
+				Where: diag.Where{File: filepath.Join(cache, dir)}, Fix: "sudo edgeprep mirror ls --cache " + cache}
+		}
+	}
+	return nil
 }
 
 func writeEntries(w io.Writer, list []mirror.Entry) error {
@@ -201,6 +220,9 @@ func (g *globals) verify(ctx context.Context, cache string, deep bool) (mirror.V
 		return mirror.VerifyReport{}, err
 	}
 	defer s.Close()
+	if err := readable(cache); err != nil {
+		return mirror.VerifyReport{}, err
+	}
 	sinks, closeAll, err := g.sinks()
 	if err != nil {
 		return mirror.VerifyReport{}, err

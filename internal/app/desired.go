@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -152,7 +153,7 @@ func refusedUnless(err error) error {
 }
 
 func (a *App) registries(ctx context.Context, d *Desired, before []string) error {
-	policy := registries.Policy{Hosts: registryHosts(*d), Upstream: d.Site.Mirror.Upstream != config.UpstreamNever}
+	policy := registries.Policy{Hosts: registryHosts(*d), Former: d.formerEndpoints(), Upstream: d.Site.Mirror.Upstream != config.UpstreamNever}
 	for _, e := range d.Endpoints {
 		policy.Endpoints = append(policy.Endpoints, registries.Endpoint{URL: e, CA: caFor(e, d.Site.Mirror.TLS.CA)})
 	}
@@ -171,6 +172,25 @@ func (a *App) registries(ctx context.Context, d *Desired, before []string) error
 		d.take([]resource.Resource{criGate(d.Node)}, nil)
 	}
 	return nil
+}
+
+// endpointsKey is the ledger's name for the endpoints that were written last; no path begins like it.
+const endpointsKey = "endpoints:"
+
+// formerEndpoints are the mirrors that the run before wrote; those of this one are remembered for the next.
+func (d *Desired) formerEndpoints() []registries.Endpoint {
+	var urls []string
+	if s, ok := d.Ledger.Sources[endpointsKey]; ok {
+		_ = json.Unmarshal(s.Data, &urls) // an unreadable list is as good as none
+	}
+	if data, err := json.Marshal(d.Endpoints); err == nil && d.Sources != nil {
+		d.Sources[endpointsKey] = plan.Source{Data: data}
+	}
+	var out []registries.Endpoint
+	for _, u := range urls {
+		out = append(out, registries.Endpoint{URL: u})
+	}
+	return out
 }
 
 func caFor(url, ca string) string {

@@ -7,6 +7,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/edgeprep/edgeprep/internal/diag"
 	"github.com/edgeprep/edgeprep/internal/host"
@@ -123,6 +124,12 @@ func (a *App) archives(patterns []string, l plan.Ledger) (paths []string, gone [
 			missing.Add(&diag.Diagnostic{ID: "NOD-100", Severity: diag.Error, What: "no archive at " + p,
 				Where: diag.Where{File: a.ConfigName(), Key: fmt.Sprintf("images.archives[%d]", i)},
 				Why:   "its images would be missing on the node without a word", Fix: "put it there, or remove the entry: ls -l " + p})
+		}
+		for _, f := range found {
+			if strings.ContainsFunc(f, unicode.IsControl) {
+				missing.Add(&diag.Diagnostic{ID: "NOD-120", Severity: diag.Error, What: fmt.Sprintf("the archive name %q holds a control character", f),
+					Why: "it would reach terminals and logs as it is", Fix: "rename the file"})
+			}
 		}
 		paths, gone = append(paths, found...), append(gone, consumed...)
 	}

@@ -74,7 +74,7 @@ func loopback(registry string) bool {
 
 func (p Policy) normalize() (Policy, error) {
 	var bad diag.Report
-	out := Policy{Upstream: p.Upstream}
+	out := Policy{Upstream: p.Upstream, Former: p.Former}
 	for _, e := range p.Endpoints {
 		e, d := e.normalize()
 		if d != nil {

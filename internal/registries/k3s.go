@@ -29,7 +29,11 @@ func (b *builder) registriesYAML(context.Context) error {
 	if err != nil {
 		return err
 	}
-	content, warnings, err := MergeYAML(file, old, b.policy.Endpoints, b.policy.Hosts)
+	current, err := b.withoutFormer(file, old)
+	if err != nil {
+		return err
+	}
+	content, warnings, err := MergeYAML(file, current, b.policy.Endpoints, b.policy.Hosts)
 	if err != nil {
 		return refused(err)
 	}
@@ -50,6 +54,18 @@ func (b *builder) registriesYAML(context.Context) error {
 	}
 	b.restart(files...)
 	return nil
+}
+
+// withoutFormer is the file without the mirrors that are no longer wanted.
+func (b *builder) withoutFormer(file string, old []byte) ([]byte, error) {
+	gone := slices.DeleteFunc(slices.Clone(b.policy.Former), func(f Endpoint) bool {
+		return slices.ContainsFunc(b.policy.Endpoints, f.Same)
+	})
+	out, bad, err := dropEndpoints(file, old, gone)
+	if bad != nil {
+		return nil, refused(bad)
+	}
+	return out, err
 }
 
 // readYAML reads registries.yaml; nil when there is none.
@@ -99,7 +115,7 @@ func (b *builder) noFallback() (id string, err error) {
 			"the last file wins, so the upstream registry would be tried", "remove the key from "+over.File))
 	}
 	content := "# Written by edgeprep: containerd asks the mirrors of registries.yaml and nobody else.\n" + key + ": true\n"
-	id = b.file(resource.File{Path: file, Content: []byte(content), Mode: 0o600}, "keeps containerd from trying upstream registries")
+	id = b.file(resource.File{Path: file, Content: []byte(content), Mode: 0o644}, "keeps containerd from trying upstream registries")
 	return id, nil
 }
 

@@ -25,6 +25,9 @@ const (
 type Policy struct {
 	Endpoints []Endpoint // mirrors, in the order they are tried
 	Hosts     []string   // registry hosts to name besides "*": "docker.io", "registry.local:5000"
+	// Former are mirrors that edgeprep wrote here earlier; those that are no endpoints any more are taken out
+	// of files that are shared with others.
+	Former []Endpoint
 	// Upstream: the site may reach upstream registries now ([mirror] upstream = "connected").
 	Upstream bool
 }
