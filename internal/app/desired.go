@@ -1,9 +1,11 @@
 package app
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 
@@ -153,7 +155,7 @@ func refusedUnless(err error) error {
 }
 
 func (a *App) registries(ctx context.Context, d *Desired, before []string) error {
-	policy := registries.Policy{Hosts: registryHosts(*d), Former: d.formerEndpoints(), Upstream: d.Site.Mirror.Upstream != config.UpstreamNever}
+	policy := registries.Policy{Hosts: registryHosts(*d), Former: a.formerEndpoints(d), Upstream: d.Site.Mirror.Upstream != config.UpstreamNever}
 	for _, e := range d.Endpoints {
 		policy.Endpoints = append(policy.Endpoints, registries.Endpoint{URL: e, CA: caFor(e, d.Site.Mirror.TLS.CA)})
 	}
@@ -178,7 +180,7 @@ func (a *App) registries(ctx context.Context, d *Desired, before []string) error
 const endpointsKey = "endpoints:"
 
 // formerEndpoints are the mirrors that the run before wrote; those of this one are remembered for the next.
-func (d *Desired) formerEndpoints() []registries.Endpoint {
+func (a *App) formerEndpoints(d *Desired) []registries.Endpoint {
 	var urls []string
 	if s, ok := d.Ledger.Sources[endpointsKey]; ok {
 		_ = json.Unmarshal(s.Data, &urls) // an unreadable list is as good as none
@@ -186,11 +188,26 @@ func (d *Desired) formerEndpoints() []registries.Endpoint {
 	if data, err := json.Marshal(d.Endpoints); err == nil && d.Sources != nil {
 		d.Sources[endpointsKey] = plan.Source{Data: data}
 	}
+	theirs := a.beforeEdgeprep(d)
 	var out []registries.Endpoint
 	for _, u := range urls {
-		out = append(out, registries.Endpoint{URL: u})
+		if !bytes.Contains(theirs, []byte(u)) {
+			out = append(out, registries.Endpoint{URL: u})
+		}
 	}
 	return out
+}
+
+// beforeEdgeprep is the registries file as it was before edgeprep first touched it: what it names is its
+// owner's, also when edgeprep wrote the same.
+func (a *App) beforeEdgeprep(d *Desired) []byte {
+	for _, r := range d.Ledger.Records {
+		if r.Path == d.Node.Registries.File && r.Previous != nil && r.Previous.SHA256 != "" {
+			data, _ := a.reader.FS().ReadFile(path.Join(plan.BackupDir, r.Previous.SHA256), 0) // gone: nothing to spare
+			return data
+		}
+	}
+	return nil
 }
 
 func caFor(url, ca string) string {
