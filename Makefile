@@ -5,12 +5,15 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS  = -s -w -X main.version=$(VERSION)
 LINT     = $(BIN)/golangci-lint
 
-.PHONY: build test unit race lint docs bench soak fuzz real-servers clean
+.PHONY: build test e2e unit race lint docs bench soak fuzz real-servers clean
 
 build: ## one static binary: bin/edgeprep
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/edgeprep ./cmd/edgeprep
 
 test: real-servers unit race ## everything this machine can run
+
+e2e: real-servers ## whole nodes: real systemd, containerd, cloud-init, kubelet; root on Debian
+	EDGEPREP_E2E=1 $(GO) test -timeout 30m -count=1 -v ./test/e2e/...
 
 unit:
 	$(GO) test -timeout 20m ./...

@@ -4,13 +4,12 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/edgeprep/edgeprep/test/nspawn"
 )
 
 // TestRefusalsOnALiveNode: what apply may not do it says before it touches anything, with the exit code that
 // scripts rely on, and the node stays as it was.
 func TestRefusalsOnALiveNode(t *testing.T) {
-	nspawn.Need(t)
+	need(t)
 	n := shaped(t, buildTools(t), "1.6")
 	n.Must(t, "mkdir -p /opt/edgeprep/images /etc/edgeprep && images -binary /bin/busybox -out /opt/edgeprep/images && edgeprep init --out /etc/edgeprep/edgeprep.toml")
 	n.Must(t, "snapshot > /tmp/before")

@@ -19,7 +19,7 @@ const doc = "../../docs/try-it.md"
 // TestTryIt runs every command of docs/try-it.md on a real node, once with Debian's containerd 1.6.20 and once
 // with 2.4, and compares what they print with the document. EDGEPREP_UPDATE=1 writes what they print into it.
 func TestTryIt(t *testing.T) {
-	nspawn.Need(t)
+	need(t)
 	text, err := os.ReadFile(doc)
 	if err != nil {
 		t.Fatal(err)
