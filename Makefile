@@ -21,7 +21,8 @@ unit:
 race: ## the concurrent packages under the race detector
 	$(GO) test -race -short -timeout 10m ./internal/mirror/... ./internal/progress/... ./internal/check/... ./internal/apply/...
 
-real-servers: ## containerd 1.7 and 2.4 for the tests, cached by version in the user's cache folder
+real-servers: ## a registry, containerd 1.7 and 2.4 for the tests, cached by version in the user's cache folder
+	@$(GO) run ./test/build -what distribution
 	@if [ "$$(id -u)" = 0 ]; then $(GO) run ./test/build -what containerd-1.7,containerd-2.4; \
 	else echo "skip: tests with a real containerd need root"; fi
 

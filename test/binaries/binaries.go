@@ -1,4 +1,4 @@
-// Package binaries builds the real programs that tests run (containerd, its shim, ctr) from the modules under
+// Package binaries builds the real programs that tests run (containerd, its shim, ctr, a registry) from the modules under
 // test/, and keeps them in the user's cache directory by name and version, so that they are built once per
 // machine and never land in the clone.
 package binaries
@@ -44,6 +44,7 @@ func Targets() []Target {
 	return []Target{
 		containerd("containerd-2.4", "test/containerd", "github.com/containerd/containerd/v2"),
 		containerd("containerd-1.7", "test/containerd17", "github.com/containerd/containerd"),
+		distribution(),
 	}
 }
 
@@ -56,6 +57,16 @@ func containerd(name, dir, module string) Target {
 			{module + "/cmd/containerd-shim-runc-v2", shimTags},
 		},
 		ldflags: "-s -w -X " + module + "/version.Version=VERSION",
+	}
+}
+
+// distribution is the registry that tests pull from: a real upstream.
+func distribution() Target {
+	const module = "github.com/distribution/distribution/v3"
+	return Target{
+		Name: "distribution", Dir: "test/distribution", Module: module,
+		programs: []program{{module + "/cmd/registry", tags}},
+		ldflags:  "-s -w -X " + module + "/version.version=VERSION",
 	}
 }
 
