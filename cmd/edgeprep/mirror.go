@@ -36,6 +36,7 @@ func cacheFlag(cmd *cobra.Command, cache *string) {
 
 func newMirrorServe(g *globals) *cobra.Command {
 	var c mirror.Config
+	var over config.Limits
 	var upstream string
 	cmd := &cobra.Command{
 		Use:     "serve",
@@ -47,8 +48,11 @@ func newMirrorServe(g *globals) *cobra.Command {
 				return &usageError{fmt.Errorf("--upstream %q is not one of connected, never", upstream)}
 			}
 			c.Logger = slog.New(slog.NewTextHandler(g.err, nil))
-			if upstream == config.UpstreamConnected {
-				c.Upstream = g.upstreams(c.Logger)
+			if err := checkLimits(over); err != nil {
+				return err
+			}
+			if err := g.settings(&c, upstream, over); err != nil {
+				return err
 			}
 			g.serving.Store(true)
 			return mirror.Serve(cmd.Context(), c)
@@ -63,19 +67,39 @@ func newMirrorServe(g *globals) *cobra.Command {
 	f.StringVar(&c.TLSCert, "tls-cert", "", "certificate file (PEM)")
 	f.StringVar(&c.TLSKey, "tls-key", "", "key file (PEM)")
 	f.BoolVar(&c.AccessLog, "access-log", false, "log every request")
+	f.StringVar(&over.MinFree, "min-free", "", "bytes that pulling leaves free on the cache's disk (default: [mirror.limits] of --config, else "+config.DefaultMinFree+")")
+	f.StringVar(&over.ScrubPeriod, "scrub-period", "", "within which every blob is read again, 0: never (default: [mirror.limits] of --config, else "+config.DefaultScrub+")")
 	cmd.MarkFlagsRequiredTogether("tls-cert", "tls-key")
 	return cmd
 }
 
-// upstreams are those of the site file, if one is named. One that cannot be used does not keep the mirror from
-// serving what it has.
-func (g *globals) upstreams(log *slog.Logger) *mirror.Upstreams {
-	up, err := app.MirrorUpstreams(g.siteFile(), os.Getenv("CREDENTIALS_DIRECTORY"))
-	if err != nil {
-		log.Error("no upstream is asked; what is in the cache is served", "error", err)
-		return nil
+// checkLimits finds what is wrong with limits of the command line.
+func checkLimits(l config.Limits) error {
+	if _, err := config.ParseSize(l.MinFree); l.MinFree != "" && err != nil {
+		return &usageError{fmt.Errorf("--min-free: %w", err)}
 	}
-	return &up
+	if d, err := time.ParseDuration(l.ScrubPeriod); l.ScrubPeriod != "" && (err != nil || d < 0) {
+		return &usageError{fmt.Errorf("--scrub-period %q is not a duration: write it like 168h, or 0", l.ScrubPeriod)}
+	}
+	return nil
+}
+
+// settings are those of the site file, if one is named. One that cannot be used does not keep the mirror from
+// serving what it has.
+func (g *globals) settings(c *mirror.Config, upstream string, over config.Limits) error {
+	s, err := app.ReadMirror(g.siteFile(), os.Getenv("CREDENTIALS_DIRECTORY"), over)
+	if err != nil {
+		c.Logger.Error("no upstream is asked; what is in the cache is served", "error", err)
+		if s, err = app.ReadMirror("", "", over); err != nil {
+			return err
+		}
+		upstream = config.UpstreamNever
+	}
+	c.ScrubPeriod = s.ScrubPeriod
+	if upstream == config.UpstreamConnected {
+		c.Upstream = &s.Upstreams
+	}
+	return nil
 }
 
 // siteFile is the site file that was named; a mirror can do without.

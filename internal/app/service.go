@@ -32,7 +32,7 @@ func (a *App) service(ctx context.Context, d *Desired, verify bool) (deploy.Serv
 	}
 	s := deploy.Service{Listen: d.Site.Listen(d.Self), Cache: m.Cache, Upstream: m.Upstream, DefaultRegistry: m.DefaultRegistry,
 		AccessLog: m.AccessLog, TLSCert: m.TLS.Cert, TLSKey: m.TLS.Key, CA: m.TLS.CA, Binary: bin, Names: names(d.Archives),
-		Upstreams: up}
+		Upstreams: up, Limits: serviceLimits(m.Limits)}
 	return s, nil
 }
 

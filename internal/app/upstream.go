@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/edgeprep/edgeprep/internal/config"
 	"github.com/edgeprep/edgeprep/internal/diag"
@@ -16,22 +18,59 @@ import (
 	"github.com/edgeprep/edgeprep/internal/mirror/deploy"
 )
 
-// MirrorUpstreams are the upstreams of a mirror: those that file names, or with "" none by name. A service
-// has copies of files that its account may not read in the directory secrets, if that is not empty.
-func MirrorUpstreams(file, secrets string) (mirror.Upstreams, error) {
+// MirrorSettings are what a mirror takes from a site file.
+type MirrorSettings struct {
+	Upstreams   mirror.Upstreams
+	ScrubPeriod time.Duration // 0: no scrub
+}
+
+// ReadMirror reads what a mirror takes from a site file, or with "" the defaults. The limits of over that are
+// not empty count instead of the file's. A service has copies of files that its account may not read in the
+// directory secrets, if that is not empty.
+func ReadMirror(file, secrets string, over config.Limits) (MirrorSettings, error) {
 	site, found := config.Parse("the defaults", []byte("version = 1\n"))
 	if file != "" {
 		data, err := os.ReadFile(handedOver(secrets, deploy.ConfigName, file))
 		if err != nil {
-			return mirror.Upstreams{}, &InvalidConfig{diag.Report{{ID: "CFG-005", Severity: diag.Error,
+			return MirrorSettings{}, &InvalidConfig{diag.Report{{ID: "CFG-005", Severity: diag.Error,
 				What: "the configuration cannot be read: " + cause(err), Where: diag.Where{File: file}, Fix: "ls -l " + file}}}
 		}
 		site, found = config.Parse(file, data)
 	}
 	if found.HasErrors() {
-		return mirror.Upstreams{}, &InvalidConfig{found}
+		return MirrorSettings{}, &InvalidConfig{found}
 	}
-	return upstreams(site, secrets)
+	l := &site.Mirror.Limits
+	l.MinFree, l.ScrubPeriod = cmp.Or(over.MinFree, l.MinFree), cmp.Or(over.ScrubPeriod, l.ScrubPeriod)
+	return settings(site, secrets)
+}
+
+func settings(s config.Site, secrets string) (MirrorSettings, error) {
+	out := MirrorSettings{}
+	var err error
+	if out.ScrubPeriod, err = time.ParseDuration(cmp.Or(s.Mirror.Limits.ScrubPeriod, config.NoScrub)); err != nil {
+		return out, fmt.Errorf("mirror.limits.scrub_period: %w", err)
+	}
+	out.Upstreams, err = upstreams(s, secrets)
+	return out, err
+}
+
+// MirrorUpstreams are the upstreams that a site file names; see ReadMirror.
+func MirrorUpstreams(file, secrets string) (mirror.Upstreams, error) {
+	s, err := ReadMirror(file, secrets, config.Limits{})
+	return s.Upstreams, err
+}
+
+// serviceLimits are the limits that the mirror's unit has to be told: those that are not the default.
+func serviceLimits(l config.Limits) deploy.Limits {
+	var out deploy.Limits
+	if l.MinFree != config.DefaultMinFree {
+		out.MinFree = cmp.Or(l.MinFree, "0")
+	}
+	if l.ScrubPeriod != config.DefaultScrub {
+		out.ScrubPeriod = cmp.Or(l.ScrubPeriod, config.NoScrub)
+	}
+	return out
 }
 
 func upstreams(s config.Site, secrets string) (mirror.Upstreams, error) {
@@ -79,8 +118,7 @@ func handedOver(secrets, name, file string) string {
 // serviceUpstreams is what the mirror's service needs for its upstreams; nothing for a site that names none.
 func (a *App) serviceUpstreams(s config.Site) (deploy.Upstreams, error) {
 	var out deploy.Upstreams
-	plain := len(s.Upstreams) == 0 && s.Mirror.Limits.MinFree == config.DefaultMinFree
-	if s.Mirror.Upstream != config.UpstreamConnected || plain {
+	if s.Mirror.Upstream != config.UpstreamConnected || len(s.Upstreams) == 0 {
 		return out, nil
 	}
 	out.Config = config.DefaultPath
@@ -98,7 +136,7 @@ func (a *App) serviceUpstreams(s config.Site) (deploy.Upstreams, error) {
 		}
 		out.Files = append(out.Files, f)
 	}
-	b, err := json.Marshal([]any{s.Upstreams, s.Mirror.Limits.MinFree})
+	b, err := json.Marshal(s.Upstreams)
 	if err != nil {
 		return out, errors.Join(errors.New("sum of the upstreams"), err)
 	}

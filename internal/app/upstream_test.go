@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -98,5 +99,37 @@ func TestServiceUpstreams(t *testing.T) {
 	plain, _ := config.Parse("x", []byte("version = 1\n"))
 	if got, err := a.serviceUpstreams(plain); got.Config != "" || err != nil {
 		t.Errorf("no upstream by name: %+v %v", got, err)
+	}
+}
+
+// What the site's limits say reaches the service by its flags, and a flag counts more than the file.
+func TestMirrorLimits(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]deploy.Limits{
+		"":                     {},
+		"min_free = \"1GiB\"":  {},
+		"scrub_period = \"0\"": {ScrubPeriod: "0"},
+		"min_free = \"\"":      {MinFree: "0"},
+		"scrub_period = \"24h\"\nmin_free = \"2 GiB\"": {MinFree: "2 GiB", ScrubPeriod: "24h"},
+	} {
+		site, found := config.Parse("x", []byte("version = 1\n[mirror.limits]\n"+text+"\n"))
+		if found.HasErrors() {
+			t.Fatalf("%s: %v", text, found)
+		}
+		if got := serviceLimits(site.Mirror.Limits); got != want {
+			t.Errorf("%s: %+v, want %+v", text, got, want)
+		}
+	}
+	file := filepath.Join(t.TempDir(), "site.toml")
+	if err := os.WriteFile(file, []byte("version = 1\n[mirror.limits]\nmin_free = \"3MiB\"\nscrub_period = \"1h\"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s, err := ReadMirror(file, "", config.Limits{ScrubPeriod: "0"})
+	if err != nil || s.ScrubPeriod != 0 || s.Upstreams.MinFree != 3<<20 {
+		t.Errorf("%+v %v", s, err)
+	}
+	s, err = ReadMirror("", "", config.Limits{MinFree: "7"})
+	if err != nil || s.ScrubPeriod != 168*time.Hour || s.Upstreams.MinFree != 7 {
+		t.Errorf("%+v %v", s, err)
 	}
 }

@@ -35,7 +35,7 @@ func defaults() Site {
 	return Site{
 		Distro:      Distro{Kind: "auto"},
 		Images:      Images{Preload: true},
-		Mirror:      Mirror{Mode: string(ModeSystemd), Cache: DefaultCache, Upstream: UpstreamConnected, DefaultRegistry: DefaultRegistry, Limits: Limits{MinFree: DefaultMinFree, ScrubPeriod: "168h"}},
+		Mirror:      Mirror{Mode: string(ModeSystemd), Cache: DefaultCache, Upstream: UpstreamConnected, DefaultRegistry: DefaultRegistry, Limits: Limits{MinFree: DefaultMinFree, ScrubPeriod: DefaultScrub}},
 		Registries:  Registries{Write: true},
 		Replication: Replication{Engine: "none"},
 		Failover:    Failover{Mode: "manual"},

@@ -2,8 +2,6 @@
 // line and column. The struct comments are the source of docs/reference.md.
 package config
 
-import "time"
-
 // Site is the content of edgeprep.toml: the same file on every node of a site.
 type Site struct {
 	Version     int         `toml:"version"` // format of this file, required: 1
@@ -76,7 +74,7 @@ type TLS struct {
 type Limits struct {
 	MaxCache    string `toml:"max_cache"`    // "40GiB"; empty: no limit
 	MinFree     string `toml:"min_free"`     // default "1GiB"
-	ScrubPeriod string `toml:"scrub_period"` // default "168h"
+	ScrubPeriod string `toml:"scrub_period"` // within which every blob is read again; default "168h"; "0": never
 }
 
 // Workload is [mirror.workload].
@@ -158,5 +156,6 @@ const (
 	DefaultCache    = "/var/lib/edgeprep/mirror"
 	DefaultListen   = "127.0.0.1:5000"
 	DefaultRegistry = "docker.io"
-	DefaultScrub    = 168 * time.Hour
+	DefaultScrub    = "168h"
+	NoScrub         = "0"
 )

@@ -110,7 +110,9 @@ func (p *problems) mirror(s *Site) {
 	}
 	p.size("mirror.limits.max_cache", m.Limits.MaxCache)
 	p.size("mirror.limits.min_free", m.Limits.MinFree)
-	p.duration("mirror.limits.scrub_period", m.Limits.ScrubPeriod)
+	if m.Limits.ScrubPeriod != NoScrub {
+		p.duration("mirror.limits.scrub_period", m.Limits.ScrubPeriod)
+	}
 	if f := m.Workload.Form; f != "" {
 		p.enum("mirror.workload.form", f, "deployment", "daemonset", "static-pod")
 	}

@@ -27,7 +27,9 @@ type Config struct {
 	// Upstream says where images come from that are not in the cache; nil: nowhere, and no connection is
 	// ever opened.
 	Upstream *Upstreams
-	Logger   *slog.Logger
+	// ScrubPeriod is how long it may take until every blob was read again; 0: they are not.
+	ScrubPeriod time.Duration
+	Logger      *slog.Logger
 }
 
 // Time limits of the data port. There is none for a whole body: a slow link may take an hour for a layer.

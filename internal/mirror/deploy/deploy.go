@@ -31,12 +31,27 @@ type Service struct {
 	Cache           string // "/var/lib/edgeprep/mirror"
 	Upstream        string // "connected" or "never"
 	Upstreams       Upstreams
+	Limits          Limits
 	DefaultRegistry string // "docker.io"
 	AccessLog       bool
 	TLSCert, TLSKey string // node paths; empty: plain http
 	CA              string // to verify the own certificate with; empty: system roots
 	Binary          BinaryFile
 	Names           []string // references that must be answered before anything depends on the mirror
+}
+
+// Limits are those of [mirror.limits] that are not the default, as they are written there; empty: the default.
+type Limits struct{ MinFree, ScrubPeriod string }
+
+// flags are the command line of limits.
+func (l Limits) flags() []string {
+	var args []string
+	for _, f := range [][2]string{{"--min-free", l.MinFree}, {"--scrub-period", l.ScrubPeriod}} {
+		if f[1] != "" {
+			args = append(args, f[0], strings.ReplaceAll(f[1], " ", ""))
+		}
+	}
+	return args
 }
 
 // Upstreams are what the service reads for its upstreams. The zero value: nothing, it asks public registries.

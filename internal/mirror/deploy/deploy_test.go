@@ -95,6 +95,18 @@ func TestUpstreamFilesAreHandedOver(t *testing.T) {
 	}
 }
 
+func TestLimitsAreFlags(t *testing.T) {
+	t.Parallel()
+	s := service()
+	if u := s.unit(nil); strings.Contains(u, "--min-free") || strings.Contains(u, "--scrub-period") {
+		t.Errorf("defaults are in the unit:\n%s", u)
+	}
+	s.Limits = Limits{MinFree: "2 GiB", ScrubPeriod: "24h"}
+	if u := s.unit(nil); !strings.Contains(u, " --min-free 2GiB --scrub-period 24h\n") {
+		t.Errorf("limits are not in\n%s", u)
+	}
+}
+
 func TestQuotedPath(t *testing.T) {
 	t.Parallel()
 	for in, want := range map[string]string{"/etc/a.toml": "/etc/a.toml", "/srv/a b.toml": `"/srv/a b.toml"`, "/srv/100%$x": "/srv/100%%$$x", `/a"b`: `"/a\"b"`} {

@@ -75,6 +75,7 @@ func (s Service) command() []string {
 	if s.AccessLog {
 		args = append(args, "--access-log")
 	}
+	args = append(args, s.Limits.flags()...)
 	if s.TLSCert != "" {
 		args = append(args, "--tls-cert", "%d/tls.crt", "--tls-key", "%d/tls.key")
 	}
