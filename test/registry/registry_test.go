@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/edgeprep/edgeprep/internal/preload/imagetest"
 	"github.com/edgeprep/edgeprep/test/registry"
@@ -17,7 +18,8 @@ func get(t *testing.T, url string) (int, []byte) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	req.Header.Set("Accept", "*/*")
+	// distribution does not take */* for an OCI manifest: registry/handlers/manifests.go, v3.1.2.
+	req.Header["Accept"] = []string{ocispec.MediaTypeImageManifest, ocispec.MediaTypeImageIndex, registry.TypeDockerManifest, registry.TypeDockerList}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		return 0, nil
