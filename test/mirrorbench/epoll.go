@@ -15,7 +15,6 @@ import (
 type rate struct {
 	perSecond float64
 	p99       time.Duration
-	cpuEach   time.Duration // of the server, a request
 }
 
 // hammer sends the same small request over many connections, each as soon as the last was answered, from one
@@ -79,7 +78,7 @@ func (h *hammerer) add(c *conn) (err error) {
 	return unix.EpollCtl(h.epoll, unix.EPOLL_CTL_ADD, s.fd, &ev)
 }
 
-func (h *hammerer) close() { unix.Close(h.epoll) } //nolint:errcheck // nothing is lost
+func (h *hammerer) close() { unix.Close(h.epoll) } // nothing is lost
 
 func (h *hammerer) run(start time.Time, d time.Duration) error {
 	for _, s := range h.socks {

@@ -160,7 +160,7 @@ func (b *bench) heading(ctx context.Context, o options, load string) string {
 		args += " PARTS=" + o.parts
 	}
 	var u unix.Utsname
-	unix.Uname(&u) //nolint:errcheck // its name is only told
+	unix.Uname(&u) // its name is only told
 	return fmt.Sprintf("Command: `%s`, on %s; edgeprep %s. %d rounds of %s.\n"+
 		"Machine: %s, %d cores, %s; Linux %s; %s. Load average at the start %s, at the end %s.\n"+
 		"Against %s and distribution %s, all on loopback; the image has %.0f MB, its largest layer %.0f MB.\n",

@@ -44,7 +44,7 @@ func newOrigin(img *image, s shape) (*origin, error) {
 	o.srv = &http.Server{Handler: o, ReadHeaderTimeout: time.Minute, ConnContext: func(ctx context.Context, _ net.Conn) context.Context {
 		return context.WithValue(ctx, freshConn{}, new(atomic.Bool))
 	}}
-	go o.srv.Serve(l) //nolint:errcheck // it ends with close
+	go o.srv.Serve(l) // it ends with close
 	return o, nil
 }
 

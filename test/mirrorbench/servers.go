@@ -35,16 +35,16 @@ type server struct {
 func (s *server) pid() int { return s.cmd.Process.Pid }
 
 func (s *server) stop() {
-	s.cmd.Process.Signal(syscall.SIGTERM) //nolint:errcheck // it is killed below if that did nothing
+	s.cmd.Process.Signal(syscall.SIGTERM) // it is killed below if that did nothing
 	done := make(chan struct{})
 	go func() {
-		s.cmd.Wait() //nolint:errcheck // how it ends is not what is measured
+		s.cmd.Wait() // how it ends is not what is measured
 		close(done)
 	}()
 	select {
 	case <-done:
 	case <-time.After(5 * time.Second):
-		s.cmd.Process.Kill() //nolint:errcheck // it may have ended meanwhile
+		s.cmd.Process.Kill() // it may have ended meanwhile
 		<-done
 	}
 }
