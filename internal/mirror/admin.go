@@ -55,7 +55,7 @@ func (s *Store) Health() Health {
 
 // adminHandler serves the admin verbs. They are not on the data port: whoever can pull must not learn what
 // others asked for.
-func adminHandler(health func() Health, misses *Misses) http.Handler {
+func adminHandler(health func() Health, misses *Misses, u *uses) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) {
 		writeJSON(w, r, "application/json", health())
@@ -63,7 +63,14 @@ func adminHandler(health func() Health, misses *Misses) http.Handler {
 	mux.HandleFunc("GET /misses", func(w http.ResponseWriter, r *http.Request) {
 		writeJSON(w, r, "application/json", missList{misses.List(r.URL.Query().Get("repo"))})
 	})
+	mux.HandleFunc("GET /uses", func(w http.ResponseWriter, r *http.Request) {
+		writeJSON(w, r, "application/json", useList{u.list()})
+	})
 	return mux
+}
+
+type useList struct {
+	Uses []Use `json:"uses"`
 }
 
 type missList struct {
@@ -131,6 +138,13 @@ func (a *Admin) Misses(ctx context.Context, repo string) ([]Miss, error) {
 	var l missList
 	err := a.get(ctx, "/misses?repo="+url.QueryEscape(repo), &l)
 	return l.Misses, err
+}
+
+// Uses lists when references were last asked for.
+func (a *Admin) Uses(ctx context.Context) ([]Use, error) {
+	var l useList
+	err := a.get(ctx, "/uses", &l)
+	return l.Uses, err
 }
 
 // Health asks how the mirror is.

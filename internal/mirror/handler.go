@@ -21,6 +21,7 @@ type HandlerOptions struct {
 	AccessLog *slog.Logger
 
 	pull *puller // nil: nothing is looked for upstream
+	uses *uses   // nil: not recorded
 }
 
 // handler serves the pull half of the distribution API.
@@ -30,12 +31,13 @@ type handler struct {
 	misses   *Misses
 	access   *slog.Logger
 	pull     *puller
+	uses     *uses
 }
 
 // NewHandler serves a store. No client writes to it through the handler; the ResponseWriter must reach it
 // bare, or large blobs are copied through user space instead of being sent by the kernel.
 func NewHandler(store *Store, opts HandlerOptions) http.Handler {
-	h := &handler{store: store, registry: opts.DefaultRegistry, misses: opts.Misses, access: opts.AccessLog, pull: opts.pull}
+	h := &handler{store: store, registry: opts.DefaultRegistry, misses: opts.Misses, access: opts.AccessLog, pull: opts.pull, uses: opts.uses}
 	if h.registry == "" {
 		h.registry = DefaultRegistry
 	}
@@ -100,6 +102,9 @@ func (h *handler) manifest(w http.ResponseWriter, r *http.Request, t target) {
 	if err != nil {
 		h.miss(w, r, t, "MANIFEST_UNKNOWN", reason(err))
 		return
+	}
+	if h.uses != nil && !proving(r.UserAgent()) {
+		h.uses.touch(t.reference())
 	}
 	etag := quote(rec.Digest.String())
 	hd := w.Header()

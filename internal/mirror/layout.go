@@ -19,6 +19,8 @@ const (
 	dirQuarantine = "quarantine"
 	dirUsage      = "usage"
 	fileMisses    = "misses.jsonl"
+	fileUses      = dirUsage + "/last.jsonl"
+	fileScrub     = dirUsage + "/scrub.json"
 )
 
 // The directories of a repository. No repository component begins with "_", so they cannot collide with one.

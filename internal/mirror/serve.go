@@ -46,6 +46,8 @@ type Server struct {
 	log     *slog.Logger
 	store   *Store
 	misses  *Misses
+	uses    *uses
+	keepers []*keeper
 	pull    *puller // nil: no upstream
 	note    string  // for Health: why there is none although there should be
 	data    net.Listener
@@ -66,7 +68,7 @@ func Serve(ctx context.Context, cfg Config) error {
 // there when its disk comes late. Sockets that systemd passed are used instead: the one called "admin", and
 // the first other one.
 func Listen(ctx context.Context, cfg Config) (*Server, error) {
-	s := &Server{cfg: cfg, log: cfg.Logger, misses: NewMisses(), started: time.Now().UTC()}
+	s := &Server{cfg: cfg, log: cfg.Logger, misses: NewMisses(), uses: newUses(), started: time.Now().UTC()}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -74,6 +76,7 @@ func Listen(ctx context.Context, cfg Config) (*Server, error) {
 	if s.store, err = Open(cfg.Cache, Options{Lazy: true, ReadOnly: cfg.ReadOnly, Logger: s.log}); err != nil {
 		return nil, err
 	}
+	s.keepers = []*keeper{{store: s.store, file: fileUses, what: s.uses, every: saveEvery}, {store: s.store, file: fileMisses, what: s.misses, every: saveEvery}}
 	if cfg.Upstream != nil {
 		// A mirror that serves only what it has is better than none.
 		if s.pull, err = newPuller(s.store, *cfg.Upstream, defaultLimits()); err != nil {
@@ -205,11 +208,17 @@ func (s *Server) Serve(ctx context.Context) error {
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return serve(data, s.data) })
 	if s.admin != nil {
-		admin := s.server(adminHandler(s.health, s.misses))
+		admin := s.server(adminHandler(s.health, s.misses, s.uses))
 		servers = append(servers, admin)
 		g.Go(func() error { return serve(admin, s.admin) })
 	}
 	s.log.Info("mirror serves", "listen", s.Addr().String(), "cache", s.store.Dir(), "connected", s.pull != nil)
+	for _, k := range s.keepers {
+		g.Go(func() error {
+			k.run(gctx)
+			return nil
+		})
+	}
 	n := s.notifier()
 	n.ready()
 	g.Go(func() error {
@@ -217,12 +226,16 @@ func (s *Server) Serve(ctx context.Context) error {
 		n.stopping()
 		return s.drain(servers)
 	})
-	return g.Wait()
+	err := g.Wait()
+	for _, k := range s.keepers {
+		k.save(true)
+	}
+	return err
 }
 
 // handler is the chain that the data port serves. Nothing in it may wrap the ResponseWriter.
 func (s *Server) handler() http.Handler {
-	opts := HandlerOptions{DefaultRegistry: s.cfg.DefaultRegistry, Misses: s.misses, pull: s.pull}
+	opts := HandlerOptions{DefaultRegistry: s.cfg.DefaultRegistry, Misses: s.misses, pull: s.pull, uses: s.uses}
 	if s.cfg.AccessLog {
 		opts.AccessLog = s.log
 	}

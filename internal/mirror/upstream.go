@@ -281,11 +281,14 @@ func (u *upstream) follow(at *url.URL, location string) (*url.URL, error) {
 // own says whether a URL is on the upstream's own origin.
 func (u *upstream) own(at *url.URL) bool { return at.Scheme == u.base.Scheme && at.Host == u.base.Host }
 
+// mirrorAgent is how a mirror calls itself at its upstreams.
+const mirrorAgent = "edgeprep-mirror"
+
 // roundTrip sends one request. Its body ends with an error when nothing comes for a while.
 func (u *upstream) roundTrip(req *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithCancelCause(req.Context())
 	req = req.WithContext(ctx)
-	req.Header.Set("User-Agent", "edgeprep-mirror")
+	req.Header.Set("User-Agent", mirrorAgent)
 	resp, err := u.tr.RoundTrip(req)
 	if err != nil {
 		cancel(nil)
