@@ -94,6 +94,10 @@ func namespaceOf(u *url.URL) string {
 
 // manifest serves a manifest by tag or digest, bytes and type as they were pulled.
 func (h *handler) manifest(w http.ResponseWriter, r *http.Request, t target) {
+	if t.digest == "" && strings.Contains(t.ref, ":") {
+		refuse(w, r, http.StatusBadRequest, "DIGEST_INVALID", "invalid digest")
+		return
+	}
 	if t.tag == "" && t.digest == "" {
 		h.miss(w, r, t, "MANIFEST_UNKNOWN", "invalid tag or digest")
 		return
@@ -129,7 +133,7 @@ func (h *handler) image(ctx context.Context, ref Reference) (record, []byte, err
 // blob serves a blob to any repository: its digest is all that it is known by.
 func (h *handler) blob(w http.ResponseWriter, r *http.Request, t target) {
 	if t.digest == "" {
-		h.miss(w, r, t, "DIGEST_INVALID", "invalid digest")
+		refuse(w, r, http.StatusBadRequest, "DIGEST_INVALID", "invalid digest")
 		return
 	}
 	b, err := h.store.openBlob(t.digest)

@@ -1,6 +1,7 @@
 package mirror
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"io/fs"
@@ -17,13 +18,14 @@ import (
 
 // tags serves tags/list with n and last.
 func (h *handler) tags(w http.ResponseWriter, r *http.Request, t target) {
-	tags, err := h.store.tags(t.name)
+	q := r.URL.Query()
+	last := q.Get("last")
+	tags, err := h.listTags(r.Context(), t.name, last != "")
 	if err != nil {
-		h.miss(w, r, t, "NAME_UNKNOWN", "not in the cache")
+		h.miss(w, r, t, "NAME_UNKNOWN", reason(err))
 		return
 	}
-	q := r.URL.Query()
-	if last := q.Get("last"); last != "" {
+	if last != "" {
 		i, exact := slices.BinarySearch(tags, last)
 		if exact {
 			i++
@@ -42,6 +44,14 @@ func (h *handler) tags(w http.ResponseWriter, r *http.Request, t target) {
 	}{t.raw, tags})
 }
 
+// listTags is for the pages after the first when later is set.
+func (h *handler) listTags(ctx context.Context, n Name, later bool) ([]string, error) {
+	if h.pull != nil {
+		return h.pull.tags(ctx, n, later)
+	}
+	return h.store.tags(n)
+}
+
 func nextPage(t target, n int, last string) string {
 	q := url.Values{"n": {strconv.Itoa(n)}, "last": {last}}
 	if t.ns != "" {
@@ -54,6 +64,9 @@ func nextPage(t target, n int, last string) string {
 func (s *Store) tags(n Name) ([]string, error) {
 	rel := repositoryPath(n) + "/" + dirTags
 	entries, err := os.ReadDir(s.path(rel)) // sorted
+	if errors.Is(err, fs.ErrNotExist) && s.isDir(repositoryPath(n)+"/"+dirDigests) {
+		err = nil // its images are known by digest only
+	}
 	if err != nil {
 		return nil, s.absent(rel, Unreadable, err)
 	}
@@ -72,14 +85,10 @@ func (s *Store) tags(n Name) ([]string, error) {
 // referrers serves the manifests of a repository whose subject is a digest; none is an empty index.
 func (h *handler) referrers(w http.ResponseWriter, r *http.Request, t target) {
 	if t.digest == "" {
-		h.miss(w, r, t, "DIGEST_INVALID", "invalid digest")
+		refuse(w, r, http.StatusBadRequest, "DIGEST_INVALID", "invalid digest")
 		return
 	}
-	found, err := h.store.referrers(t.name, t.digest)
-	if err != nil {
-		h.miss(w, r, t, "NAME_UNKNOWN", "not in the cache")
-		return
-	}
+	found := h.listReferrers(r.Context(), t.name, t.digest)
 	if want := r.URL.Query().Get("artifactType"); want != "" {
 		found = slices.DeleteFunc(found, func(d ocispec.Descriptor) bool { return d.ArtifactType != want })
 		w.Header().Set("OCI-Filters-Applied", "artifactType")
@@ -89,14 +98,52 @@ func (h *handler) referrers(w http.ResponseWriter, r *http.Request, t target) {
 	})
 }
 
-// referrers reads every manifest that a repository serves: there is no index that could be wrong.
-func (s *Store) referrers(n Name, subject digest.Digest) ([]ocispec.Descriptor, error) {
-	out := []ocispec.Descriptor{}
+// listReferrers merges what the cache and the upstream know. That nothing is known is an answer, too: a client
+// that checks for signatures must not take it for a registry without referrers.
+func (h *handler) listReferrers(ctx context.Context, n Name, subject digest.Digest) []ocispec.Descriptor {
+	lists := [][]ocispec.Descriptor{h.store.referrers(n, subject), h.store.tagged(n, subject)}
+	if h.pull != nil {
+		if up, err := h.pull.referrers(ctx, n, subject); err == nil {
+			lists = append(lists, up)
+		}
+	}
+	out, seen, room := []ocispec.Descriptor{}, map[digest.Digest]bool{}, maxList
+	for _, d := range slices.Concat(lists...) {
+		b, err := json.Marshal(d)
+		if err != nil || seen[d.Digest] || d.Digest.Validate() != nil || d.Size < 0 {
+			continue
+		}
+		seen[d.Digest] = true
+		if room -= len(b); room < 0 {
+			break
+		}
+		out = append(out, d)
+	}
+	return out
+}
+
+// tagged is the list of referrers that a client keeps under a tag, when that was pulled.
+func (s *Store) tagged(n Name, subject digest.Digest) []ocispec.Descriptor {
+	_, body, err := s.image(Reference{Name: n, Tag: fallbackTag(subject)})
+	if err != nil {
+		return nil
+	}
+	var idx ocispec.Index
+	if json.Unmarshal(body, &idx) != nil {
+		return nil
+	}
+	return idx.Manifests
+}
+
+// referrers reads every manifest that a repository serves: there is no index that could be wrong. A directory
+// that cannot be read has none.
+func (s *Store) referrers(n Name, subject digest.Digest) []ocispec.Descriptor {
+	var out []ocispec.Descriptor
 	for _, alg := range []digest.Algorithm{digest.SHA256, digest.SHA384, digest.SHA512} {
 		rel := repositoryPath(n) + "/" + dirDigests + "/" + alg.String()
 		entries, err := os.ReadDir(s.path(rel))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, s.absent(rel, Unreadable, err)
+			s.report(rel, Unreadable, err)
 		}
 		for _, e := range entries {
 			ref := Reference{Name: n, Digest: digest.NewDigestFromEncoded(alg, e.Name())}
@@ -105,7 +152,7 @@ func (s *Store) referrers(n Name, subject digest.Digest) ([]ocispec.Descriptor, 
 			}
 		}
 	}
-	return out, nil
+	return out
 }
 
 // referrer describes a manifest if its subject is the one asked for.

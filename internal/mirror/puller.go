@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
 )
 
@@ -37,6 +38,10 @@ type puller struct {
 	fills map[digest.Digest]*fill
 	calls map[string]*manifestCall
 	fresh *lru[string, time.Time] // when a tag was last compared with its upstream
+
+	tagLooks      *looks[string]
+	referrerLooks *looks[ocispec.Descriptor]
+	listed        *lru[string, listed]
 }
 
 // Bounds of what a puller does and remembers.
@@ -49,7 +54,8 @@ const (
 func newPuller(s *Store, cfg Upstreams, lim limits) (*puller, error) {
 	p := &puller{store: s, log: s.log, lim: lim, minFree: cfg.MinFree, named: map[string]*upstream{},
 		others: newLRU[string, *upstream](maxOthers),
-		fills:  map[digest.Digest]*fill{}, calls: map[string]*manifestCall{}, fresh: newLRU[string, time.Time](maxFresh)}
+		fills:  map[digest.Digest]*fill{}, calls: map[string]*manifestCall{}, fresh: newLRU[string, time.Time](maxFresh),
+		tagLooks: newLooks[string](), referrerLooks: newLooks[ocispec.Descriptor](), listed: newLRU[string, listed](maxListed)}
 	var err error
 	if p.shared, err = p.transport(Upstream{}, false); err != nil {
 		return nil, err

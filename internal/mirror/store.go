@@ -170,6 +170,12 @@ func (s *Store) stat(rel string) (fileKey, error) {
 	return keyOf(fi), nil
 }
 
+// isDir says whether a path of the cache is a directory.
+func (s *Store) isDir(rel string) bool {
+	fi, err := os.Lstat(s.path(rel))
+	return err == nil && fi.IsDir()
+}
+
 // unchanged says whether an open file still has the key it was opened with.
 func unchanged(f *os.File, key fileKey) bool {
 	fi, err := f.Stat()

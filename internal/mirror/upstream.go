@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // Upstream is a registry that images come from when they are not in the cache.
@@ -117,14 +119,18 @@ func matchesAny(patterns []string, repository string) bool {
 type call struct {
 	method     string
 	repository string
-	verb       string // "manifests" or "blobs"
+	verb       string // "manifests", "blobs", "tags" or "referrers"
 	ref        string
+	query      string
 	from       int64 // first byte that is wanted
 }
 
 func (c call) accept() []string {
-	if c.verb == "manifests" {
+	switch c.verb {
+	case "manifests":
 		return append(manifestTypes(), "*/*")
+	case "referrers":
+		return []string{ocispec.MediaTypeImageIndex}
 	}
 	return nil
 }
@@ -233,6 +239,7 @@ const maxHops = 5
 // nowhere else: a blob store that the upstream redirects to must not see it.
 func (u *upstream) send(ctx context.Context, c call, auth string) (*http.Response, error) {
 	at := u.base.JoinPath("v2", u.prefix+c.repository, c.verb, c.ref)
+	at.RawQuery = c.query
 	for range maxHops {
 		req, err := http.NewRequestWithContext(ctx, c.method, at.String(), http.NoBody)
 		if err != nil {
