@@ -34,6 +34,11 @@ type Env struct {
 	// Resources is the desired state: where archives belong and what is still to be brought in.
 	Resources []resource.Resource
 	Mirrors   []Mirror // every endpoint that containerd is pointed at, in order
+	// Cache is the directory, on this machine, of the cache of the mirror that this node runs; empty: none, or not
+	// in files that can be found.
+	Cache string
+	// MirrorImage is the reference of the mirror's own image where it runs as a workload on this node.
+	MirrorImage string
 	// MirrorsRun: the mirrors answer to this process although the node does not run (a demonstration).
 	MirrorsRun bool
 	Known      preload.Known // archives verified before; nil: none
@@ -65,6 +70,7 @@ type memo struct {
 	mirrors  func() []mirrorWalk
 	// registries is what the runtime would do for a pull
 	registries func() (registries.Effective, error)
+	cold       func() coldStart
 	egress     Egress
 }
 
@@ -100,6 +106,7 @@ func (e Env) prepared(ctx context.Context, opts Options) (*Env, error) {
 	e.memo.registries = sync.OnceValues(func() (registries.Effective, error) {
 		return registries.ReadEffective(ctx, e.Reader, e.Node)
 	})
+	e.memo.cold = sync.OnceValue(func() coldStart { return e.coldStart(ctx) })
 	return &e, nil
 }
 

@@ -84,6 +84,9 @@ type Workload struct {
 	StorageClass string `toml:"storage_class"`
 	Size         string `toml:"size"`
 	SelfArchive  string `toml:"self_archive"`
+	// Bootstrap are references of images that run before the mirror serves and are in no manifest on the node's
+	// disk: of the pod network, the service proxy, the storage driver.
+	Bootstrap []string `toml:"bootstrap"`
 }
 
 // Upstream is one [[upstream]].

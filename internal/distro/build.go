@@ -321,7 +321,27 @@ func (b *builder) workload(context.Context) error {
 	if b.n.Role != RoleServer {
 		w.Manifests = ""
 	}
+	for _, r := range rule.Brings {
+		ok, err := b.brings(r)
+		if err != nil {
+			return err
+		}
+		if ok {
+			w.Brings = append(w.Brings, r.Part)
+		}
+	}
 	return nil
+}
+
+func (b *builder) brings(r BringRule) (bool, error) {
+	if r.Role != "" && r.Role != b.n.Role {
+		return false, nil
+	}
+	if r.Setting == "" {
+		return true, nil
+	}
+	s, err := b.x.get(r.Setting)
+	return s.Value != r.Unless, err
 }
 
 // notes adds the traps whose conditions hold.

@@ -139,8 +139,17 @@ type RegistriesRule struct {
 
 // WorkloadRule says where manifests go.
 type WorkloadRule struct {
-	Manifests  string `toml:"manifests" json:"manifests,omitempty"` // servers only
-	StaticPods string `toml:"static_pods" json:"staticPods,omitempty"`
+	Manifests  string      `toml:"manifests" json:"manifests,omitempty"` // servers only
+	StaticPods string      `toml:"static_pods" json:"staticPods,omitempty"`
+	Brings     []BringRule `toml:"brings" json:"brings,omitempty"`
+}
+
+// BringRule names a part of the cluster that the distribution's own unit brings, without a pod of it.
+type BringRule struct {
+	Part    string `toml:"part" json:"part"`                 // "api", "network" (of pods) or "proxy" (of services)
+	Role    Role   `toml:"role" json:"role,omitempty"`       // on these nodes only
+	Setting string `toml:"setting" json:"setting,omitempty"` // unless this setting
+	Unless  string `toml:"unless" json:"unless,omitempty"`   // has this value
 }
 
 // SandboxRule says which pause image is used.

@@ -48,6 +48,7 @@ func (l *linter) semantics() {
 	l.absolutes(d.Started, "started")
 	l.absolute(d.Workload.Manifests, "workload", "manifests")
 	l.absolute(d.Workload.StaticPods, "workload", "static_pods")
+	l.brings()
 	l.regex(d.Version.Regex, "version", "regex")
 	l.setting(d.Config.Setting, "config", "setting")
 }
@@ -265,6 +266,15 @@ func (l *linter) gates() {
 			l.versions(gate.Broken, false, append(p, "broken")...)
 		}
 		l.oneOf(gate.Of, []string{"", "distribution", "runtime"}, append(p, "of")...)
+	}
+}
+
+func (l *linter) brings() {
+	for i, r := range l.d.Workload.Brings {
+		p := []string{"workload", "brings", strconv.Itoa(i)}
+		l.oneOf(r.Part, []string{"api", "network", "proxy"}, append(p, "part")...)
+		l.oneOf(string(r.Role), roleNames(), append(p, "role")...)
+		l.setting(r.Setting, append(p, "setting")...)
 	}
 }
 

@@ -84,6 +84,8 @@ type Registries struct {
 type Workload struct {
 	Manifests  string `json:"manifests,omitempty"`
 	StaticPods string `json:"staticPods,omitempty"`
+	// Brings are the parts of the cluster that the distribution's unit brings without a pod: "api", "network", "proxy".
+	Brings []string `json:"brings,omitempty"`
 }
 
 // Gates are what the version allows; the cautious side when it is not known.
