@@ -3,18 +3,20 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 
 	"github.com/spf13/cobra"
 
 	"github.com/edgeprep/edgeprep/internal/app"
 	"github.com/edgeprep/edgeprep/internal/check"
+	"github.com/edgeprep/edgeprep/internal/coldstart"
 	"github.com/edgeprep/edgeprep/internal/report"
 )
 
 func newCheck(g *globals) *cobra.Command {
 	var o app.CheckOptions
 	var list bool
-	var profile string
+	var profile, graph string
 	cmd := &cobra.Command{
 		Use:   "check [ID...]",
 		Short: "Run the checklist; the verdict is PASS, PASS-UNPROVEN or FAIL",
@@ -31,6 +33,9 @@ func newCheck(g *globals) *cobra.Command {
 				if _, ok := check.ByID(id); !ok {
 					return &usageError{fmt.Errorf("there is no check %q; edgeprep check --list names them", id)}
 				}
+			}
+			if cmd.Flags().Changed("graph") {
+				return g.drawColdStart(cmd.Context(), graph)
 			}
 			return g.with(cmd.Context(), func(ctx context.Context, a *app.App) error {
 				r, err := a.Check(ctx, o)
@@ -53,7 +58,26 @@ func newCheck(g *globals) *cobra.Command {
 	f.BoolVar(&o.Deep, "deep", false, "hash content again instead of trusting size and time")
 	f.BoolVar(&o.Strict, "strict", false, "exit 4 on warnings and on PASS-UNPROVEN")
 	f.BoolVar(&list, "list", false, "list the checks")
+	f.StringVar(&graph, "graph", "", "draw what waits for what at power-on (COLD-*), as mermaid or dot; with -o json as data")
 	return cmd
+}
+
+// drawColdStart prints the cold start as a drawing instead of running the checklist.
+func (g *globals) drawColdStart(ctx context.Context, form string) error {
+	draw, ok := map[string]func(*coldstart.Graph, io.Writer) error{"mermaid": (*coldstart.Graph).Mermaid, "dot": (*coldstart.Graph).DOT}[form]
+	if !ok {
+		return &usageError{fmt.Errorf("--graph draws as mermaid or dot, not %q", form)}
+	}
+	return g.with(ctx, func(ctx context.Context, a *app.App) error {
+		graph, err := a.ColdStart(ctx)
+		switch {
+		case err != nil:
+			return err
+		case g.json():
+			return writeJSON(g.out, graph)
+		}
+		return draw(graph, g.out)
+	})
 }
 
 func (g *globals) listChecks() error {

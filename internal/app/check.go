@@ -3,8 +3,10 @@ package app
 import (
 	"context"
 	"os"
+	"path/filepath"
 
 	"github.com/edgeprep/edgeprep/internal/check"
+	"github.com/edgeprep/edgeprep/internal/coldstart"
 	"github.com/edgeprep/edgeprep/internal/config"
 	"github.com/edgeprep/edgeprep/internal/host"
 	"github.com/edgeprep/edgeprep/internal/mirror/deploy"
@@ -34,6 +36,15 @@ func (a *App) Check(ctx context.Context, o CheckOptions) (check.Report, error) {
 	return check.Run(ctx, a.checkEnv(d, o), check.Options{IDs: o.IDs, Profile: o.Profile, Deep: o.Deep, Strict: o.Strict, Sink: a.sink()})
 }
 
+// ColdStart lays out what waits for what when this node is switched on. It changes nothing.
+func (a *App) ColdStart(ctx context.Context) (*coldstart.Graph, error) {
+	d, err := a.desired(ctx, reading{lenient: true})
+	if err != nil {
+		return nil, err
+	}
+	return check.ColdStart(ctx, a.checkEnv(d, CheckOptions{}))
+}
+
 func (a *App) checkEnv(d Desired, o CheckOptions) check.Env {
 	env := check.Env{Reader: a.reader, Node: d.Node, Site: d.Site, Platform: d.Platform, Required: required(d),
 		Resources: d.Resources, Recorded: recorded(d), MirrorsRun: o.mirror != "", Environ: os.Environ()}
@@ -45,6 +56,7 @@ func (a *App) checkEnv(d Desired, o CheckOptions) check.Env {
 		m := check.Mirror{URL: e, CA: d.Site.Mirror.TLS.CA}
 		if own := d.Site.HasMirror(d.Self) && e == ownURL(d.Site, d.Self); own {
 			m.Admin = deploy.AdminPath
+			env.Cache = filepath.Join("/", a.opts.Root, d.Site.Mirror.Cache)
 		}
 		env.Mirrors = append(env.Mirrors, m)
 	}

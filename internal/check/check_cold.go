@@ -47,6 +47,8 @@ func runColdUnits(ctx context.Context, e *Env) []Finding {
 // it pulls nothing by itself.
 func judgeUnit(u coldUnit, ordered bool) Finding {
 	switch {
+	case u.Unknown != "":
+		return unproven(u.Name, u.Unknown)
 	case u.Problem != "":
 		f := Finding{Status: StatusFail, Subject: u.Name, Expected: "started at boot", Observed: u.Problem, Source: "systemctl is-enabled " + u.Name,
 			Remedy: Remedy{Text: "start it at boot", Command: "systemctl enable " + u.Name}}

@@ -108,7 +108,7 @@ func (e *Env) coldUnit(ctx context.Context, name string) coldUnit {
 	u, err := e.Reader.Units().Unit(ctx, name)
 	switch {
 	case err != nil:
-		out.Problem = "its state cannot be read: " + err.Error()
+		out.Unknown = "its state cannot be read: " + err.Error()
 	case !u.Exists():
 		out.Problem = "there is no such unit"
 	case u.Enabled == "masked" || u.Load == "masked":

@@ -6,6 +6,9 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/edgeprep/edgeprep/internal/config"
+	"github.com/edgeprep/edgeprep/internal/host"
+	"github.com/edgeprep/edgeprep/internal/mirror/deploy"
 	"github.com/edgeprep/edgeprep/internal/preload/imagetest"
 )
 
@@ -151,8 +154,43 @@ func faults() map[string]fault {
 			inject: func(s *site) { s.env.Mirrors = append(s.env.Mirrors, Mirror{URL: "http://127.0.0.1:1"}) }},
 		"containerd still uses its old configuration": {check: "REG-16", says: "no pull arrived",
 			inject: func(s *site) { s.containerd().CRI().OnPull = func(string) error { return os.ErrDeadlineExceeded } }},
-		"the mirror runs elsewhere": {check: "REG-16", says: "other nodes", status: StatusUnproven,
+		"the mirror runs elsewhere": {check: "REG-16", says: "other nodes", status: StatusUnproven, also: []string{"COLD-02"},
 			inject: func(s *site) { s.env.Mirrors[0].Admin = "" }},
+
+		"the mirror is not enabled": {check: "COLD-01", says: "it is not enabled", also: []string{"COLD-02"},
+			inject: func(s *site) { s.node.UnitState().Add(host.Unit{Name: deploy.UnitName, Active: "active"}) }},
+		"the distribution is masked": {check: "COLD-01", says: "it is masked", also: []string{"COLD-03"},
+			inject: func(s *site) { s.node.UnitState().Add(host.Unit{Name: "kubelet.service", Enabled: "masked"}) }},
+		"the distribution does not wait for the mirror": {check: "COLD-01", says: "no ordering with the mirror", status: StatusWarn,
+			inject: func(s *site) {
+				s.node.UnitState().Add(host.Unit{Name: "kubelet.service", Active: "active", Enabled: "enabled"})
+			}},
+		"a static pod's image is nowhere": {check: "COLD-03", says: "neither the node nor the mirror has it",
+			inject: func(s *site) { s.staticPod("quay.io/absent/agent:1", "IfNotPresent") }},
+		"a static pod always asks for what only the node has": {check: "COLD-03", says: "pull policy Always", inject: func(s *site) {
+			img := s.images()[imagetest.WebName]
+			img.Name = "docker.io/library/only-here:1"
+			if err := s.containerd().SetImage(s.t.Context(), img); err != nil {
+				s.t.Fatal(err)
+			}
+			s.staticPod("only-here:1", "Always")
+		}},
+		"a static pod is not YAML": {check: "COLD-03", says: "not a Kubernetes manifest", status: StatusUnproven, inject: func(s *site) {
+			s.env.Node.Workload.StaticPods = "/etc/kubernetes/manifests"
+			s.node.WriteFile("/etc/kubernetes/manifests/x.yaml", "kind: Pod\nmetadata: [")
+		}},
+		"a required image is on the node no more and the mirror is not enabled": {check: "COLD-04", says: "which only the mirror has", also: []string{"COLD-01", "COLD-02", "CRI-10", "CRI-02"},
+			inject: func(s *site) {
+				s.removeImage(imagetest.APIName)
+				s.node.UnitState().Add(host.Unit{Name: deploy.UnitName, Active: "active"})
+			}},
+		"the mirror's own image is only in the mirror": {check: "COLD-02", says: "which only the mirror has: a circle", also: []string{"COLD-03", "COLD-04", "CRI-10", "CRI-02"}, inject: func(s *site) {
+			s.mirrorPod(imagetest.WebName)
+			s.removeImage(imagetest.WebName)
+		}},
+		"the mirror's manifest is gone": {check: "COLD-02", says: "no manifest on this disk starts its image", inject: func(s *site) {
+			s.env.Site.Mirror.Mode, s.env.MirrorImage = string(config.ModeWorkload), imagetest.APIName
+		}},
 
 		"a registry can be reached": {check: "PRC-03", says: "reachable by name", status: StatusUnproven, inject: func(s *site) {
 			s.net.names["quay.io"] = []string{"198.51.100.7"}

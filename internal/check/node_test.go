@@ -18,6 +18,7 @@ import (
 	"github.com/edgeprep/edgeprep/internal/host"
 	"github.com/edgeprep/edgeprep/internal/host/hosttest"
 	"github.com/edgeprep/edgeprep/internal/mirror"
+	"github.com/edgeprep/edgeprep/internal/mirror/deploy"
 	"github.com/edgeprep/edgeprep/internal/preload"
 	"github.com/edgeprep/edgeprep/internal/preload/imagetest"
 	"github.com/edgeprep/edgeprep/internal/registries"
@@ -138,6 +139,7 @@ func newSite(t *testing.T, tpl template, n distro.Node) *site {
 		Site: config.Site{Version: 1, Registries: config.Registries{Write: true}, Mirror: config.Mirror{Mode: string(config.ModeSystemd), Cache: "/var/lib/edgeprep/mirror"}},
 	}
 	s.require(append(tpl.set.Names(), sensorBoth(tpl.set))...)
+	s.staticPod(imagetest.WebName, "IfNotPresent")
 	s.preload()
 	s.serve()
 	return s
@@ -241,10 +243,12 @@ func (s *site) serve() {
 		}
 	})
 	s.t.Cleanup(s.stop)
-	s.env.Mirrors = []Mirror{{URL: server.URL(), Admin: admin}}
+	s.env.Mirrors, s.env.Cache = []Mirror{{URL: server.URL(), Admin: admin}}, s.cache
 	// the units run
-	for _, u := range append([]string{"containerd.service"}, s.env.Node.Units...) {
-		s.node.UnitState().Add(host.Unit{Name: u, Active: "active"})
+	for _, u := range append([]string{"containerd.service", deploy.UnitName}, s.env.Node.Units...) {
+		conf := "/etc/systemd/system/" + u + ".d/10-edgeprep-mirror.conf"
+		s.node.WriteFile(conf, "[Unit]\nWants="+deploy.UnitName+"\nAfter="+deploy.UnitName+"\n")
+		s.node.UnitState().Add(host.Unit{Name: u, Active: "active", Enabled: "enabled", DropIns: []string{conf}})
 	}
 }
 
@@ -333,4 +337,18 @@ func (s *site) layer(name string) string {
 func (s *site) blob(digest string) string {
 	alg, hex, _ := strings.Cut(digest, ":")
 	return filepath.Join(s.cache, "blobs", alg, hex[:2], hex)
+}
+
+// staticPod puts a pod where kubelet starts it from.
+func (s *site) staticPod(image, policy string) {
+	s.env.Node.Workload.StaticPods = "/etc/kubernetes/manifests"
+	s.node.WriteFile("/etc/kubernetes/manifests/agent.yaml", "apiVersion: v1\nkind: Pod\nmetadata: {name: agent, namespace: kube-system}\n"+
+		"spec:\n  hostNetwork: true\n  containers: [{name: agent, image: \""+image+"\", imagePullPolicy: "+policy+"}]\n")
+}
+
+// mirrorPod runs the mirror as a static pod.
+func (s *site) mirrorPod(image string) {
+	s.env.Site.Mirror.Mode, s.env.Site.Mirror.Workload.Form = string(config.ModeWorkload), "static-pod"
+	s.env.MirrorImage = image
+	s.staticPod(image, "IfNotPresent")
 }

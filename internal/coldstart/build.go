@@ -27,6 +27,7 @@ type Input struct {
 type Unit struct {
 	Name    string
 	Problem string // why it does not start at boot; empty: it does
+	Unknown string // why that is not known; empty: it is
 }
 
 // Mirror is how the image mirror runs.
@@ -96,8 +97,11 @@ func imageID(reference string, always bool) string {
 
 func (b *builder) unit(u Unit) string {
 	s := Step{ID: "unit:" + u.Name, Kind: KindUnit, Label: u.Name}
-	if u.Problem != "" {
+	switch {
+	case u.Problem != "":
 		s.State, s.Detail = Missing, u.Problem
+	case u.Unknown != "":
+		s.State, s.Detail = Unknown, u.Unknown
 	}
 	return b.g.add(s).ID
 }

@@ -79,14 +79,12 @@ type Limits struct {
 
 // Workload is [mirror.workload].
 type Workload struct {
-	Form         string `toml:"form"` // "deployment", "daemonset" or "static-pod"
-	NodePort     int    `toml:"node_port"`
-	StorageClass string `toml:"storage_class"`
-	Size         string `toml:"size"`
-	SelfArchive  string `toml:"self_archive"`
-	// Bootstrap are references of images that run before the mirror serves and are in no manifest on the node's
-	// disk: of the pod network, the service proxy, the storage driver.
-	Bootstrap []string `toml:"bootstrap"`
+	Form         string   `toml:"form"` // "deployment", "daemonset" or "static-pod"
+	NodePort     int      `toml:"node_port"`
+	StorageClass string   `toml:"storage_class"`
+	Size         string   `toml:"size"`
+	SelfArchive  string   `toml:"self_archive"`
+	Bootstrap    []string `toml:"bootstrap"` // images that run before the mirror serves and are in no manifest on the node's disk: of the pod network, the service proxy, the storage driver
 }
 
 // Upstream is one [[upstream]].
