@@ -8,6 +8,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"github.com/edgeprep/edgeprep/internal/diag"
 	"github.com/edgeprep/edgeprep/internal/host"
@@ -67,6 +68,11 @@ func (p *puller) fillAll(ctx context.Context, refs []Reference, opts FillOptions
 		return FillReport{}, err
 	}
 	defer w.close()
+	unlock, err := p.store.lock(ctx, unix.LOCK_SH, lockForever)
+	if err != nil {
+		return FillReport{}, err
+	}
+	defer unlock()
 	if err := w.sweep(); err != nil { // what a run that was killed left
 		p.log.Warn("temporary files not removed", "error", err)
 	}

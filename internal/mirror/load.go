@@ -77,6 +77,11 @@ func (s *Store) Load(ctx context.Context, src host.ImageSource, opts LoadOptions
 		return LoadReport{}, err
 	}
 	defer w.close()
+	unlock, err := s.lock(ctx, unix.LOCK_SH, lockForever)
+	if err != nil {
+		return LoadReport{}, err
+	}
+	defer unlock()
 	if err := w.sweep(); err != nil {
 		s.log.Warn("temporary files not removed", "error", err)
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 )
 
 // freshFor is how long a tag is served without comparing it with its upstream.
@@ -205,6 +206,11 @@ func (p *puller) keep(ctx context.Context, ref Reference, rec record, data []byt
 		return err
 	}
 	defer w.close()
+	unlock, err := p.store.lock(ctx, unix.LOCK_SH, lockKeep)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	if b, err := p.store.manifest(rec.Digest); err != nil || int64(len(b)) != rec.Size {
 		if err := w.putBlob(ctx, rec.Digest, rec.Size, bytes.NewReader(data), func(int64) {}); err != nil {
 			return writeError(p.store.dir, "the manifest of "+ref.String(), err)

@@ -7,7 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -102,17 +102,9 @@ func (u *upstream) allows(repository string) bool {
 	return len(u.cfg.Allow) == 0 || matchesAny(u.cfg.Allow, repository)
 }
 
-// matchesAny compares with patterns of path.Match; "x/**" is everything below x, "**" everything.
+// matchesAny compares a repository with patterns; see matchGlob.
 func matchesAny(patterns []string, repository string) bool {
-	for _, p := range patterns {
-		if dir, ok := strings.CutSuffix(p, "**"); ok && strings.HasPrefix(repository, dir) {
-			return true
-		}
-		if ok, err := path.Match(p, repository); ok && err == nil {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(patterns, func(p string) bool { return matchGlob(p, repository) })
 }
 
 // call is one request to an upstream.
