@@ -127,7 +127,7 @@ func (h *handler) image(ctx context.Context, ref Reference) (record, []byte, err
 	if h.pull != nil {
 		return h.pull.manifest(ctx, ref)
 	}
-	return h.store.image(ref)
+	return h.store.answer(ref)
 }
 
 // blob serves a blob to any repository: its digest is all that it is known by.

@@ -37,7 +37,7 @@ type puller struct {
 	mu    sync.Mutex
 	fills map[digest.Digest]*fill
 	calls map[string]*manifestCall
-	fresh *lru[string, time.Time] // when a tag was last compared with its upstream
+	fresh *lru[Reference, time.Time] // when a tag was last compared with its upstream
 
 	tagLooks      *looks[string]
 	referrerLooks *looks[ocispec.Descriptor]
@@ -54,7 +54,7 @@ const (
 func newPuller(s *Store, cfg Upstreams, lim limits) (*puller, error) {
 	p := &puller{store: s, log: s.log, lim: lim, minFree: cfg.MinFree, named: map[string]*upstream{},
 		others: newLRU[string, *upstream](maxOthers),
-		fills:  map[digest.Digest]*fill{}, calls: map[string]*manifestCall{}, fresh: newLRU[string, time.Time](maxFresh),
+		fills:  map[digest.Digest]*fill{}, calls: map[string]*manifestCall{}, fresh: newLRU[Reference, time.Time](maxFresh),
 		tagLooks: newLooks[string](), referrerLooks: newLooks[ocispec.Descriptor](), listed: newLRU[string, listed](maxListed)}
 	var err error
 	if p.shared, err = p.transport(Upstream{}, false); err != nil {

@@ -37,7 +37,7 @@ func (s *Store) image(ref Reference) (record, []byte, error) {
 // of the cache is compared with its upstream, but that never takes it away or makes a client wait for long:
 // it is served as it is when the upstream is not there, does not answer in time, or does not have it any more.
 func (p *puller) manifest(ctx context.Context, ref Reference) (record, []byte, error) {
-	rec, data, err := p.store.image(ref)
+	rec, data, err := p.store.answer(ref)
 	cached := err == nil
 	if cached && (ref.Digest != "" || p.isFresh(ref)) {
 		return rec, data, nil
@@ -80,7 +80,7 @@ func (c *manifestCall) wait(ctx context.Context, enough <-chan time.Time) (recor
 }
 
 func (p *puller) isFresh(ref Reference) bool {
-	at, ok := p.fresh.get(ref.String())
+	at, ok := p.fresh.get(ref)
 	return ok && time.Since(at) < freshFor
 }
 
@@ -99,7 +99,7 @@ func (p *puller) ask(u *upstream, ref Reference, known record) *manifestCall {
 		if c.err != nil {
 			p.log.Info("manifest not pulled", "reference", key, "error", c.err)
 		} else if ref.Digest == "" {
-			p.fresh.put(key, time.Now(), 1)
+			p.fresh.put(ref, time.Now(), 1)
 		}
 		p.mu.Lock()
 		delete(p.calls, key)
@@ -130,7 +130,9 @@ func (p *puller) look(ctx context.Context, u *upstream, ref Reference, known rec
 	if err != nil {
 		return record{}, nil, err
 	}
-	if err := p.keep(ctx, ref, rec, data); err != nil {
+	err = p.keep(ctx, ref, rec, data)
+	p.store.hits.forget(ref)
+	if err != nil {
 		p.log.Warn("manifest served and not kept", "reference", ref.String(), "error", err)
 	}
 	return rec, data, nil

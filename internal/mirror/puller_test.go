@@ -358,7 +358,7 @@ func TestTagPolicy(t *testing.T) {
 	lim.answer = 50 * time.Millisecond
 	p, srv := pullerTo(t, o.URL, lim, nil)
 	url := srv.URL + "/v2/library/edge-web/manifests/1.0"
-	stale := func() { p.fresh = newLRU[string, time.Time](maxFresh) }
+	stale := func() { p.fresh = newLRU[Reference, time.Time](maxFresh) }
 	expect := func(what, d string) {
 		t.Helper()
 		if a := get(t, url); a.Header.Get("Docker-Content-Digest") != d {

@@ -37,6 +37,7 @@ type Store struct {
 	bodies  *lru[string, body]        // manifests by digest
 	records *lru[string, knownRecord] // reference files by path
 	reports *lru[string, Foreign]     // files that could not be used, by path
+	hits    hits
 
 	settle time.Duration     // see settleTime; tests have it shorter
 	hook   func(step string) // told before each step of a write; tests kill the process there
@@ -71,7 +72,7 @@ func Open(dir string, opts Options) (*Store, error) {
 	s := &Store{
 		dir: dir, readOnly: opts.ReadOnly, log: opts.Logger,
 		bodies: newLRU[string, body](maxBodies), records: newLRU[string, knownRecord](maxRecords),
-		reports: newLRU[string, Foreign](maxReports), settle: settleTime, hook: func(string) {},
+		reports: newLRU[string, Foreign](maxReports), hits: newHits(lookAgain), settle: settleTime, hook: func(string) {},
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
