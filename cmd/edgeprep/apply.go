@@ -68,7 +68,7 @@ func newApply(g *globals) *cobra.Command {
 			return g.with(cmd.Context(), func(ctx context.Context, a *app.App) error {
 				if ifConfigured && !a.Configured() {
 					fmt.Fprintf(g.err, "edgeprep: no %s, nothing to do\n", a.ConfigName())
-					return nil
+					return g.note(ctx, a, app.Unconfigured(a.ConfigName()), nil)
 				}
 				if dry {
 					p, err := a.Plan(ctx, o)
@@ -79,7 +79,7 @@ func newApply(g *globals) *cobra.Command {
 				}
 				o.Confirm = g.confirm
 				r, err := a.Apply(ctx, o)
-				return g.showRun(r, err)
+				return g.showRun(r, g.note(ctx, a, r, err))
 			})
 		},
 	}
@@ -106,6 +106,15 @@ func (g *globals) confirm(p plan.Plan) error {
 		return &usageError{fmt.Errorf("not confirmed; nothing was changed (answer y, or pass --yes)")}
 	}
 	return nil
+}
+
+// note leaves the outcome of a run for cloud-init and monitoring, and gives its error back. That it cannot be
+// left is not worth failing a run for.
+func (g *globals) note(ctx context.Context, a *app.App, r apply.Report, err error) error {
+	if nerr := a.NoteRun(ctx, r, exitCode(signalled(ctx, err)), err); nerr != nil {
+		fmt.Fprintln(g.err, "edgeprep: the result is not kept: "+nerr.Error())
+	}
+	return err
 }
 
 func (g *globals) showRun(r apply.Report, err error) error {
@@ -150,7 +159,7 @@ func newRollback(g *globals) *cobra.Command {
 				}
 				o.Confirm = g.confirm
 				r, err := a.Rollback(ctx, o)
-				return g.showRun(r, err)
+				return g.showRun(r, g.note(ctx, a, r, err))
 			})
 		},
 		ValidArgsFunction: g.completeRuns,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -15,8 +16,9 @@ import (
 
 func newCheck(g *globals) *cobra.Command {
 	var o app.CheckOptions
-	var list bool
+	var list, ifConfigured, keep bool
 	var profile, graph string
+	var wait time.Duration
 	cmd := &cobra.Command{
 		Use:   "check [ID...]",
 		Short: "Run the checklist; the verdict is PASS, PASS-UNPROVEN or FAIL",
@@ -38,17 +40,15 @@ func newCheck(g *globals) *cobra.Command {
 				return g.drawColdStart(cmd.Context(), graph)
 			}
 			return g.with(cmd.Context(), func(ctx context.Context, a *app.App) error {
-				r, err := a.Check(ctx, o)
+				if ifConfigured && !a.Configured() {
+					fmt.Fprintf(g.err, "edgeprep: no %s, nothing to check\n", a.ConfigName())
+					return nil
+				}
+				r, err := a.CheckUntil(ctx, o, wait)
 				if err != nil {
 					return err
 				}
-				if err := g.showCheck(r); err != nil {
-					return err
-				}
-				if code := r.ExitCode(); code != 0 {
-					return &exitError{code}
-				}
-				return nil
+				return g.concludeCheck(ctx, a, r, keep)
 			})
 		},
 		ValidArgsFunction: completeChecks,
@@ -59,6 +59,9 @@ func newCheck(g *globals) *cobra.Command {
 	f.BoolVar(&o.Strict, "strict", false, "exit 4 on warnings and on PASS-UNPROVEN")
 	f.BoolVar(&list, "list", false, "list the checks")
 	f.StringVar(&graph, "graph", "", "draw what waits for what at power-on (COLD-*), as mermaid or dot; with -o json as data")
+	f.DurationVar(&wait, "wait", 0, "look again for this long while something fails: for a node that is starting")
+	f.BoolVar(&keep, "keep", false, "keep the report in the directory [checklist] out")
+	f.BoolVar(&ifConfigured, "if-configured", false, "without edgeprep.toml: do nothing and succeed (boot units)")
 	return cmd
 }
 
@@ -78,6 +81,22 @@ func (g *globals) drawColdStart(ctx context.Context, form string) error {
 		}
 		return draw(graph, g.out)
 	})
+}
+
+func (g *globals) concludeCheck(ctx context.Context, a *app.App, r check.Report, keep bool) error {
+	file, err := a.NoteCheck(ctx, r, keep)
+	if err != nil {
+		fmt.Fprintln(g.err, "edgeprep: the result is not kept: "+err.Error())
+	} else if file != "" {
+		fmt.Fprintln(g.err, "report: "+file)
+	}
+	if err := g.showCheck(r); err != nil {
+		return err
+	}
+	if code := r.ExitCode(); code != 0 {
+		return &exitError{code}
+	}
+	return nil
 }
 
 func (g *globals) listChecks() error {

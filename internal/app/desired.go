@@ -80,7 +80,7 @@ func (a *App) desired(ctx context.Context, how reading) (Desired, error) {
 	if err := a.resources(ctx, &d, how); err != nil && !how.lenient {
 		return d, err
 	}
-	return d, nil
+	return d, a.installedBoot(ctx, &d)
 }
 
 func firstOf(a, b string) string {

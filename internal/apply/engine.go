@@ -22,8 +22,9 @@ import (
 
 // Where a run leaves its traces outside plan.StateDir. Both are gone after a boot.
 const (
-	LockPath   = "/run/edgeprep/lock"
-	ResultPath = "/run/edgeprep/result.json"
+	LockPath   = resultDir + "/lock"
+	ResultPath = resultDir + "/result.json"
+	resultDir  = "/run/edgeprep"
 )
 
 // ErrNeedsRoot is wrapped when something has to be written and this process may not (exit 77).
@@ -157,7 +158,6 @@ func (s *session) carryOut(p plan.Plan, again Builder) (Report, error) {
 	s.report.Kept = append(s.report.Kept, p.Kept...)
 	if err := p.Refusals(s.e.Allow); err != nil {
 		s.report.Outcome, s.report.Summary = OutcomeRefused, "Refused; nothing was touched."
-		s.writeResult()
 		return s.report, err
 	}
 	if len(p.Changes) == 0 {
@@ -180,7 +180,6 @@ func (s *session) nothing(p plan.Plan) (Report, error) {
 	s.report.Outcome, s.report.Summary = OutcomeNothing, p.Summary()
 	err := s.saveLedger()
 	s.emit(progress.Event{Type: progress.RunEnd, Status: status(err), Msg: s.report.Summary})
-	s.writeResult()
 	return s.report, err
 }
 
@@ -324,7 +323,6 @@ func (s *session) finish(failed error) (Report, error) {
 	err := s.close(string(s.report.Outcome))
 	s.report.Summary = s.report.summary()
 	s.emit(progress.Event{Type: progress.RunEnd, Status: status(failed), Msg: s.report.Summary})
-	s.writeResult()
 	return s.report, errors.Join(failed, err)
 }
 

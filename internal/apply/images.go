@@ -230,7 +230,7 @@ func (s *session) scan(in entry, known []plan.Target) ([]plan.Target, error) {
 	if err != nil {
 		return nil, err
 	}
-	var out []plan.Target
+	out := goneLinkDirs(in, list, known)
 	for _, p := range list {
 		if have[p] {
 			continue
@@ -242,4 +242,16 @@ func (s *session) scan(in entry, known []plan.Target) ([]plan.Target, error) {
 		out = append(out, plan.Target{Path: p, After: got})
 	}
 	return out, nil
+}
+
+// goneLinkDirs are the directories of links that went with their last link.
+func goneLinkDirs(in entry, now []string, known []plan.Target) []plan.Target {
+	var out []plan.Target
+	for _, d := range in.Links {
+		if !slices.Contains(now, d) && !slices.ContainsFunc(known, func(t plan.Target) bool { return t.Path == d }) {
+			was := &plan.State{Type: host.TypeDir, Mode: 0o755, UID: plan.UnknownID, GID: plan.UnknownID} // as systemd makes them
+			out = append(out, plan.Target{Path: d, Before: was})
+		}
+	}
+	return out
 }

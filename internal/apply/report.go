@@ -1,13 +1,11 @@
 package apply
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
 	"time"
 
-	"github.com/edgeprep/edgeprep/internal/host"
 	"github.com/edgeprep/edgeprep/internal/plan"
 	"github.com/edgeprep/edgeprep/internal/progress"
 	"github.com/edgeprep/edgeprep/internal/resource"
@@ -142,18 +140,4 @@ func (s *session) outcome(c plan.Change, o Outcome) {
 	o.ID, o.Kind, o.Action, o.Summary = c.ID, c.Kind, c.Action, c.Summary
 	s.report.Changes = append(s.report.Changes, o)
 	s.emit(progress.Event{Type: progress.StepEnd, Step: c.ID, Status: string(o.Status), Msg: o.Msg, Done: o.Bytes, Total: o.Bytes})
-}
-
-// writeResult leaves the outcome for cloud-init and monitoring. It is not worth failing a run for.
-func (s *session) writeResult() {
-	if !s.facts.Live {
-		return
-	}
-	data, err := json.MarshalIndent(s.report, "", " ")
-	if err == nil {
-		err = s.files.Write(s.durable(), ResultPath, append(data, '\n'), host.Meta{Mode: 0o644})
-	}
-	if err != nil {
-		s.emit(progress.Event{Type: progress.Log, Msg: "write " + ResultPath + ": " + err.Error()})
-	}
 }

@@ -1,6 +1,7 @@
 package apply
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -41,6 +42,12 @@ func (s *session) unitSteps(name string, steps []plan.Action) error {
 		}
 	}
 	return nil
+}
+
+// QueueStart asks systemd to start a unit and does not wait for it: during a boot the unit may wait for the
+// caller.
+func QueueStart(ctx context.Context, h host.Host, unit string) error {
+	return h.UnitControl().Queue(ctx, unit)
 }
 
 // reloadUnits makes systemd read changed unit files, where one runs.

@@ -15,6 +15,8 @@ type UnitControl interface {
 	Reload(ctx context.Context) error
 	Enable(ctx context.Context, name string) error
 	Disable(ctx context.Context, name string) error
+	// Queue asks for a start and does not wait: for a unit that waits for the one that asks.
+	Queue(ctx context.Context, name string) error
 	// Start, Stop and Restart wait for the job's end and fail when it failed.
 	Start(ctx context.Context, name string) error
 	Stop(ctx context.Context, name string) error

@@ -21,6 +21,11 @@ type Options struct {
 	Cache func(ctx context.Context, root string) (Cache, error)
 	// Sources are the inspected archives, kept in the ledger for the next run.
 	Sources map[string]Source
+	// Orphans says which records of the ledger are removed when they are not wanted; nil: all of them. A plan
+	// that is about a part of the node must leave the rest alone.
+	Orphans func(id string) bool
+	// Verb is the command that the plan is for, as it is typed; empty: "apply".
+	Verb string
 }
 
 // Cache answers what a mirror's cache holds.
@@ -77,9 +82,12 @@ func newBuilder(ctx context.Context, r host.Reader, l Ledger, opts Options) (*bu
 		return nil, fmt.Errorf("identify the node: %w", err)
 	}
 	l.fill()
+	if opts.Verb == "" {
+		opts.Verb = "apply"
+	}
 	return &builder{ctx: ctx, r: r, fs: r.FS(), facts: facts, ledger: l, opts: opts,
 		needs: map[string][]string{}, changed: map[string]bool{},
-		plan: Plan{Schema: Schema, Verb: "apply", Node: facts.Hostname, Changes: []Change{}, Pending: []Pending{},
+		plan: Plan{Schema: Schema, Verb: opts.Verb, Node: facts.Hostname, Changes: []Change{}, Pending: []Pending{},
 			Refresh: map[string]Record{}, Sources: opts.Sources}}, nil
 }
 
@@ -118,7 +126,7 @@ func (b *builder) withRemovals(items []item) []item {
 func (b *builder) orphans(wanted map[string]int) []string {
 	var out []string
 	for id, rec := range b.ledger.Records {
-		if _, ok := wanted[id]; !ok && !rec.Found && removable(rec.Kind) {
+		if _, ok := wanted[id]; !ok && !rec.Found && removable(rec.Kind) && (b.opts.Orphans == nil || b.opts.Orphans(id)) {
 			out = append(out, id)
 		}
 	}

@@ -3,7 +3,6 @@ package e2e
 import (
 	"strings"
 	"testing"
-
 )
 
 // TestRefusalsOnALiveNode: what apply may not do it says before it touches anything, with the exit code that

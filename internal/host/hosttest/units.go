@@ -168,6 +168,11 @@ func (u *Units) setEnabled(ctx context.Context, op, name, state string, links fu
 	return links(ctx, name)
 }
 
+// Queue implements host.UnitControl; the job is done at once.
+func (u *Units) Queue(ctx context.Context, name string) error {
+	return u.job(ctx, "units.Queue", name, "active", "start")
+}
+
 // Start implements host.UnitControl.
 func (u *Units) Start(ctx context.Context, name string) error {
 	return u.job(ctx, "units.Start", name, "active", "start")

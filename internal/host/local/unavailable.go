@@ -23,6 +23,7 @@ func (n noUnits) Reload(context.Context) error {
 }
 func (n noUnits) Enable(_ context.Context, name string) error  { return n.err(name) }
 func (n noUnits) Disable(_ context.Context, name string) error { return n.err(name) }
+func (n noUnits) Queue(_ context.Context, name string) error   { return n.err(name) }
 func (n noUnits) Start(_ context.Context, name string) error   { return n.err(name) }
 func (n noUnits) Stop(_ context.Context, name string) error    { return n.err(name) }
 func (n noUnits) Restart(_ context.Context, name string) error { return n.err(name) }

@@ -233,6 +233,9 @@ func (o *OfflineUnits) Reload(context.Context) error {
 	return fmt.Errorf("reload systemd: none is running: %w", host.ErrUnavailable)
 }
 
+// Queue implements host.UnitControl.
+func (o *OfflineUnits) Queue(_ context.Context, name string) error { return o.notNow("queue", name) }
+
 // Start implements host.UnitControl.
 func (o *OfflineUnits) Start(_ context.Context, name string) error { return o.notNow("start", name) }
 

@@ -157,6 +157,22 @@ func (l *LiveUnits) files(ctx context.Context, verb, name string, change func(*s
 	return nil
 }
 
+// Queue implements host.UnitControl.
+func (l *LiveUnits) Queue(ctx context.Context, name string) error {
+	if err := checkName(name); err != nil {
+		return err
+	}
+	conn, err := l.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if _, err := conn.StartUnitContext(ctx, name, "replace", nil); err != nil {
+		return fmt.Errorf("queue %s: %w", name, because(ctx, err))
+	}
+	return nil
+}
+
 // Start implements host.UnitControl.
 func (l *LiveUnits) Start(ctx context.Context, name string) error {
 	return l.job(ctx, "start", name, (*sd.Conn).StartUnitContext)

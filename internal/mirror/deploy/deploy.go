@@ -5,7 +5,6 @@ package deploy
 import (
 	"fmt"
 	"path"
-	"slices"
 	"strings"
 	"time"
 
@@ -104,22 +103,8 @@ func CacheOwner(cache string) []string { return []string{resource.ID(resource.Ki
 
 // Resources are the mirror as a systemd service on the node. content names the resources that fill the cache.
 func (s Service) Resources(n distro.Node, content []string) []resource.Resource {
-	var out []resource.Resource
-	add := func(r resource.Resource) string {
-		out = append(out, r)
-		return r.ID
-	}
-	// within makes the directories above a path where they are missing, and says what comes after them.
-	within := func(p string) (after []string) {
-		for _, d := range above(p) {
-			id := resource.ID(resource.KindDir, d)
-			if !slices.ContainsFunc(out, func(r resource.Resource) bool { return r.ID == id }) {
-				add(withAfter(dir(d, 0o755, "", true), after...))
-			}
-			after = []string{id}
-		}
-		return after
-	}
+	l := &list{}
+	add, within := l.add, l.within
 	program := add(withAfter(s.program(), within(Binary)...))
 	users := add(withAfter(file(sysusers, sysusersConf(s.Cache), "the mirror's own account"), within(sysusers)...))
 	account := add(resource.Resource{ID: resource.ID(resource.KindUser, Account), Kind: resource.KindUser,
@@ -138,7 +123,7 @@ func (s Service) Resources(n distro.Node, content []string) []resource.Resource 
 	add(resource.Resource{ID: GateID(), Kind: resource.KindGate, After: []string{service.ID},
 		Why:  "nothing may depend on a mirror that does not answer",
 		Gate: &resource.Gate{HTTP: &resource.HTTPGate{URL: s.URL(), Names: s.Names, CA: s.CA}, Within: 30 * time.Second}})
-	return out
+	return l.all
 }
 
 func (s Service) program() resource.Resource {
