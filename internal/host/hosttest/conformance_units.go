@@ -197,7 +197,10 @@ func unitsJobs(t *testing.T, u UnitsUnderTest) {
 		want string
 	}{
 		{u.Control.Start, "active"}, {u.Control.Start, "active"}, {u.Control.Restart, "active"},
-		{u.Control.Stop, "inactive"}, {u.Control.Stop, "inactive"}, {u.Control.Restart, "active"},
+		{u.Control.Stop, "inactive"}, {u.Control.Stop, "inactive"}, {u.Control.Restart, "active"}, {u.Control.Stop, "inactive"},
+		{func(ctx context.Context, name string) error { // the queued job is joined by one that is waited for
+			return errors.Join(u.Control.Queue(ctx, name), u.Control.Start(ctx, name))
+		}, "active"},
 	} {
 		if err := step.do(ctx, testUnit); err != nil {
 			t.Fatal(err)
