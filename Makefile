@@ -33,7 +33,7 @@ $(LINT): tools/go.mod tools/go.sum
 	mkdir -p $(BIN) && cd tools && CGO_ENABLED=0 $(GO) build -o ../$(LINT) github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 
 docs: ## write what is generated from the code, and update goldens of docs
-	EDGEPREP_UPDATE=1 $(GO) test ./internal/config ./internal/check ./internal/distro ./internal/repotest -run 'Current|Generated' -count=1
+	EDGEPREP_UPDATE=1 $(GO) test ./internal/config ./internal/mirror ./internal/check ./internal/distro ./internal/repotest -run 'Current|Generated' -count=1
 
 bench: ## ratios against cp, sha256sum, openssl and ctr, in one run; see docs/benchmarks.md
 	./test/bench.sh

@@ -47,7 +47,9 @@ func newMirrorServe(g *globals) *cobra.Command {
 			if upstream != config.UpstreamConnected && upstream != config.UpstreamNever {
 				return &usageError{fmt.Errorf("--upstream %q is not one of connected, never", upstream)}
 			}
-			c.Logger = slog.New(slog.NewTextHandler(g.err, nil))
+			c.LogQueue = mirror.NewLogQueue(g.err)
+			defer c.LogQueue.Close(time.Second)
+			c.Logger, c.Version = slog.New(slog.NewTextHandler(c.LogQueue, nil)), version
 			if err := checkLimits(over); err != nil {
 				return err
 			}
@@ -66,9 +68,11 @@ func newMirrorServe(g *globals) *cobra.Command {
 	f.StringVar(&c.DefaultRegistry, "default-registry", config.DefaultRegistry, "registry of names that say none")
 	f.StringVar(&c.TLSCert, "tls-cert", "", "certificate file (PEM)")
 	f.StringVar(&c.TLSKey, "tls-key", "", "key file (PEM)")
-	f.BoolVar(&c.AccessLog, "access-log", false, "log every request")
+	f.BoolVar(&c.AccessLog, "access-log", false, "log hits, too; misses and what is pulled are always logged")
 	f.StringVar(&over.MinFree, "min-free", "", "bytes that pulling leaves free on the cache's disk (default: [mirror.limits] of --config, else "+config.DefaultMinFree+")")
 	f.StringVar(&over.ScrubPeriod, "scrub-period", "", "within which every blob is read again, 0: never (default: [mirror.limits] of --config, else "+config.DefaultScrub+")")
+	f.StringVar(&c.Metrics, "metrics", "", "address of Prometheus metrics, /healthz and /readyz (default: none)")
+	f.IntVar(&c.MaxConnections, "max-connections", mirror.DefaultMaxConnections, "connections of clients at once; more are closed")
 	cmd.MarkFlagsRequiredTogether("tls-cert", "tls-key")
 	return cmd
 }

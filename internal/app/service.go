@@ -31,7 +31,8 @@ func (a *App) service(ctx context.Context, d *Desired, verify bool) (deploy.Serv
 		return deploy.Service{}, err
 	}
 	s := deploy.Service{Listen: d.Site.Listen(d.Self), Cache: m.Cache, Upstream: m.Upstream, DefaultRegistry: m.DefaultRegistry,
-		AccessLog: m.AccessLog, TLSCert: m.TLS.Cert, TLSKey: m.TLS.Key, CA: m.TLS.CA, Binary: bin, Names: names(d.Archives),
+		AccessLog: m.AccessLog, Metrics: m.Metrics, MaxConnections: m.Limits.MaxConnections,
+		TLSCert: m.TLS.Cert, TLSKey: m.TLS.Key, CA: m.TLS.CA, Binary: bin, Names: names(d.Archives),
 		Upstreams: up, Limits: serviceLimits(m.Limits)}
 	return s, nil
 }

@@ -77,7 +77,7 @@ func TestUnknownKeyShowsTheLineAndTheNearestKey(t *testing.T) {
      2 | [mirror]
      3 | listn = "127.0.0.1:5000"
        | ^^^^^
-  fix    did you mean "listen"? known keys: access_log, cache, default_registry, limits, listen, mode, tls, upstream, workload`
+  fix    did you mean "listen"? known keys: access_log, cache, default_registry, limits, listen, metrics, mode, tls, upstream, workload`
 	if d := cmp.Diff(want, found[0].Text()); d != "" {
 		t.Error(d)
 	}

@@ -57,7 +57,8 @@ type Mirror struct {
 	Cache           string   `toml:"cache"`            // default /var/lib/edgeprep/mirror
 	Upstream        string   `toml:"upstream"`         // "connected" (default) or "never"
 	DefaultRegistry string   `toml:"default_registry"` // default docker.io
-	AccessLog       bool     `toml:"access_log"`       // default false
+	AccessLog       bool     `toml:"access_log"`       // default false: hits are not logged; misses and what is pulled always are
+	Metrics         string   `toml:"metrics"`          // address of Prometheus metrics, /healthz and /readyz: "127.0.0.1:9464"; default none
 	TLS             TLS      `toml:"tls"`
 	Limits          Limits   `toml:"limits"`
 	Workload        Workload `toml:"workload"`
@@ -72,9 +73,10 @@ type TLS struct {
 
 // Limits is [mirror.limits].
 type Limits struct {
-	MaxCache    string `toml:"max_cache"`    // "40GiB"; empty: no limit
-	MinFree     string `toml:"min_free"`     // default "1GiB"
-	ScrubPeriod string `toml:"scrub_period"` // within which every blob is read again; default "168h"; "0": never
+	MaxCache       string `toml:"max_cache"`       // "40GiB"; empty: no limit
+	MinFree        string `toml:"min_free"`        // default "1GiB"
+	ScrubPeriod    string `toml:"scrub_period"`    // within which every blob is read again; default "168h"; "0": never
+	MaxConnections int    `toml:"max_connections"` // default 1024; more are closed at once
 }
 
 // Workload is [mirror.workload].

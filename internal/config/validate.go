@@ -113,19 +113,34 @@ func (p *problems) mirror(s *Site) {
 	if m.Limits.ScrubPeriod != NoScrub {
 		p.duration("mirror.limits.scrub_period", m.Limits.ScrubPeriod)
 	}
+	p.mirrorPorts(m)
 	if f := m.Workload.Form; f != "" {
 		p.enum("mirror.workload.form", f, "deployment", "daemonset", "static-pod")
 	}
 }
 
-func validListen(s string) bool {
+// mirrorPorts checks the metrics' address, which may be every address of the node, and the limit.
+func (p *problems) mirrorPorts(m Mirror) {
+	if m.Metrics != "" && (!validAddress(m.Metrics, true) || m.Metrics == m.Listen) {
+		p.at("CFG-011", "mirror.metrics", fmt.Sprintf("metrics = %q is not ADDRESS:PORT, or the mirror's own", m.Metrics), "",
+			`metrics = "127.0.0.1:9464"`)
+	}
+	if m.Limits.MaxConnections < 0 {
+		p.at("CFG-015", "mirror.limits.max_connections", fmt.Sprintf("max_connections = %d is not a number of connections", m.Limits.MaxConnections), "",
+			"max_connections = 1024")
+	}
+}
+
+func validListen(s string) bool { return validAddress(s, false) }
+
+func validAddress(s string, all bool) bool {
 	host, port, err := net.SplitHostPort(s)
 	if err != nil {
 		return false
 	}
 	n, err := strconv.Atoi(port)
 	addr, aerr := netip.ParseAddr(host)
-	return err == nil && n > 0 && n < 65536 && aerr == nil && !addr.IsUnspecified()
+	return err == nil && n > 0 && n < 65536 && aerr == nil && (all || !addr.IsUnspecified())
 }
 
 func (p *problems) size(key, v string) {

@@ -17,6 +17,12 @@ import (
 	"github.com/edgeprep/edgeprep/internal/host"
 )
 
+// What Health's Status says.
+const (
+	statusOK       = "ok"
+	statusDegraded = "degraded"
+)
+
 // Health is how a mirror is.
 type Health struct {
 	Status   string    `json:"status"` // "ok" or "degraded": it serves, but look at Notes
@@ -32,9 +38,9 @@ type Health struct {
 
 // Health looks at the cache's disk.
 func (s *Store) Health() Health {
-	h := Health{Status: "ok", Cache: s.dir, PID: os.Getpid(), Unused: s.reports.values()}
+	h := Health{Status: statusOK, Cache: s.dir, PID: os.Getpid(), Unused: s.reports.values()}
 	note := func(format string, args ...any) {
-		h.Status = "degraded"
+		h.Status = statusDegraded
 		h.Notes = append(h.Notes, fmt.Sprintf(format, args...))
 	}
 	if _, err := os.ReadDir(s.dir); err != nil {
@@ -55,17 +61,19 @@ func (s *Store) Health() Health {
 
 // adminHandler serves the admin verbs. They are not on the data port: whoever can pull must not learn what
 // others asked for.
-func adminHandler(health func() Health, misses *Misses, u *uses) http.Handler {
+func adminHandler(s *Server) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) {
-		writeJSON(w, r, "application/json", health())
+		writeJSON(w, r, "application/json", s.health())
 	})
 	mux.HandleFunc("GET /misses", func(w http.ResponseWriter, r *http.Request) {
-		writeJSON(w, r, "application/json", missList{misses.List(r.URL.Query().Get("repo"))})
+		writeJSON(w, r, "application/json", missList{s.misses.List(r.URL.Query().Get("repo"))})
 	})
 	mux.HandleFunc("GET /uses", func(w http.ResponseWriter, r *http.Request) {
-		writeJSON(w, r, "application/json", useList{u.list()})
+		writeJSON(w, r, "application/json", useList{s.uses.list()})
 	})
+	mux.HandleFunc("GET /readyz", s.ready)
+	mux.Handle("GET /metrics", metricsHandler(s))
 	return mux
 }
 

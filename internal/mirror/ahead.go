@@ -145,7 +145,7 @@ func (f *filler) manifest(ctx context.Context, ref Reference, img *plannedImage)
 		return rec, nil
 	}
 	img.asked = true
-	rec, _, err := f.p.manifest(ctx, ref)
+	rec, _, _, err := f.p.manifest(ctx, ref)
 	if err == nil {
 		_, _, err = f.p.store.image(ref) // it may have been served and not kept
 	}

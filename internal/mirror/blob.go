@@ -112,6 +112,7 @@ func (s *Store) judge(b *blob, got digest.Digest) error {
 	}
 	good := got == b.digest
 	s.marks.set(b.digest, mark{key: b.key, good: good, manifest: b.manifest})
+	s.counters.verified(b.key.size, good)
 	if !good {
 		s.report(blobPath(b.digest), Corrupt, errCorrupt)
 		s.setAside(b.digest, b.key)

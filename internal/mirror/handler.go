@@ -17,8 +17,10 @@ type HandlerOptions struct {
 	DefaultRegistry string
 	// Misses takes what was asked for and is not there; nil: not recorded.
 	Misses *Misses
-	// AccessLog, if not nil, is told of every request.
+	// AccessLog, if not nil, is told of every request for a part of an image that is not a hit.
 	AccessLog *slog.Logger
+	// LogHits has it told of hits, too.
+	LogHits bool
 
 	pull *puller // nil: nothing is looked for upstream
 	uses *uses   // nil: not recorded
@@ -30,6 +32,7 @@ type handler struct {
 	registry string
 	misses   *Misses
 	access   *slog.Logger
+	hits     bool
 	pull     *puller
 	uses     *uses
 }
@@ -37,7 +40,8 @@ type handler struct {
 // NewHandler serves a store. No client writes to it through the handler; the ResponseWriter must reach it
 // bare, or large blobs are copied through user space instead of being sent by the kernel.
 func NewHandler(store *Store, opts HandlerOptions) http.Handler {
-	h := &handler{store: store, registry: opts.DefaultRegistry, misses: opts.Misses, access: opts.AccessLog, pull: opts.pull, uses: opts.uses}
+	h := &handler{store: store, registry: opts.DefaultRegistry, misses: opts.Misses, access: opts.AccessLog, hits: opts.LogHits,
+		pull: opts.pull, uses: opts.uses}
 	if h.registry == "" {
 		h.registry = DefaultRegistry
 	}
@@ -48,10 +52,9 @@ func NewHandler(store *Store, opts HandlerOptions) http.Handler {
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
 	t, ok := parseTarget(r.URL.Path, namespaceOf(r.URL), h.registry)
-	h.route(w, r, t, ok)
-	if h.access != nil {
-		h.log(w, r, t, start)
-	}
+	rw := &reply{ResponseWriter: w}
+	h.route(rw, r, t, ok)
+	h.done(rw, r, t, start)
 }
 
 func (h *handler) route(w http.ResponseWriter, r *http.Request, t target, ok bool) {
@@ -102,7 +105,7 @@ func (h *handler) manifest(w http.ResponseWriter, r *http.Request, t target) {
 		h.miss(w, r, t, "MANIFEST_UNKNOWN", "invalid tag or digest")
 		return
 	}
-	rec, data, err := h.image(r.Context(), t.reference())
+	rec, data, from, err := h.image(r.Context(), t.reference())
 	if err != nil {
 		h.miss(w, r, t, "MANIFEST_UNKNOWN", reason(err))
 		return
@@ -110,6 +113,7 @@ func (h *handler) manifest(w http.ResponseWriter, r *http.Request, t target) {
 	if h.uses != nil && !proving(r.UserAgent()) {
 		h.uses.touch(t.reference())
 	}
+	note(w, from)
 	etag := quote(rec.Digest.String())
 	hd := w.Header()
 	hd.Set("Docker-Content-Digest", rec.Digest.String())
@@ -123,11 +127,12 @@ func (h *handler) manifest(w http.ResponseWriter, r *http.Request, t target) {
 }
 
 // image finds a manifest in the cache, or upstream where there is one.
-func (h *handler) image(ctx context.Context, ref Reference) (record, []byte, error) {
+func (h *handler) image(ctx context.Context, ref Reference) (record, []byte, outcome, error) {
 	if h.pull != nil {
 		return h.pull.manifest(ctx, ref)
 	}
-	return h.store.answer(ref)
+	rec, data, err := h.store.answer(ref)
+	return rec, data, outcomeHit, err
 }
 
 // blob serves a blob to any repository: its digest is all that it is known by.
@@ -207,6 +212,7 @@ func (h *handler) miss(w http.ResponseWriter, r *http.Request, t target, code, m
 	if h.misses != nil {
 		h.misses.add(t, r)
 	}
+	note(w, outcomeMiss)
 	refuse(w, r, http.StatusNotFound, code, msg)
 }
 
@@ -241,22 +247,4 @@ func send(w http.ResponseWriter, r *http.Request, status int, b []byte) {
 	if r.Method != http.MethodHead {
 		w.Write(b) //nolint:errcheck // the client left; there is nobody to tell
 	}
-}
-
-// log tells what was answered. The writer is not wrapped for it, so the status is read off the headers that
-// were set: that is enough to tell hits from misses.
-func (h *handler) log(w http.ResponseWriter, r *http.Request, t target, start time.Time) {
-	outcome := "hit"
-	switch {
-	case t.op == "" || t.op == opPing:
-		outcome = "none"
-	case w.Header().Get("Docker-Content-Digest") == "" && (t.op == opManifest || t.op == opBlob):
-		outcome = "miss"
-	}
-	h.access.LogAttrs(context.WithoutCancel(r.Context()), slog.LevelInfo, "request",
-		slog.String("method", r.Method), slog.String("op", string(t.op)), slog.String("ns", clip(t.ns)),
-		slog.String("name", clip(t.name.String())), slog.String("reference", clip(t.ref)),
-		slog.String("outcome", outcome), slog.String("length", w.Header().Get("Content-Length")),
-		slog.String("range", w.Header().Get("Content-Range")), slog.String("client", r.RemoteAddr),
-		slog.String("agent", clip(r.UserAgent())), slog.Duration("took", time.Since(start)))
 }

@@ -52,6 +52,7 @@ func (h *handler) pulled(w http.ResponseWriter, r *http.Request, t target) {
 			return
 		}
 		defer b.file.Close()
+		note(w, outcomeFill)
 		h.cached(w, r, t, b)
 		return
 	}
@@ -64,6 +65,7 @@ func (h *handler) pulled(w http.ResponseWriter, r *http.Request, t target) {
 		}
 	}
 	blobHeader(w, t)
+	note(w, outcomeFill)
 	http.ServeContent(w, r, "", time.Time{}, &follower{fill: f, ctx: r.Context()})
 }
 
@@ -75,6 +77,7 @@ func (h *handler) pulledHead(w http.ResponseWriter, r *http.Request, t target) {
 		return
 	}
 	blobHeader(w, t)
+	note(w, outcomeFill)
 	w.Header().Set("Content-Length", strconv.FormatInt(n, 10))
 	w.WriteHeader(http.StatusOK)
 }

@@ -13,13 +13,14 @@ import (
 // notifier tells systemd how the mirror is. Without NOTIFY_SOCKET it does nothing.
 type notifier struct {
 	url      string
+	full     func() bool   // no connection can be had, so that there is no answer to expect
 	interval time.Duration // 0: no watchdog
 	log      *slog.Logger
 	http     *http.Client
 }
 
 func (s *Server) notifier() *notifier {
-	n := &notifier{url: s.URL() + "/v2/", log: s.log}
+	n := &notifier{url: s.URL() + "/v2/", full: s.full, log: s.log}
 	limit, err := daemon.SdWatchdogEnabled(false)
 	if err != nil {
 		s.log.Warn("watchdog not understood", "error", err)
@@ -66,10 +67,13 @@ func (n *notifier) answers(ctx context.Context) bool {
 		return false
 	}
 	resp, err := n.http.Do(req)
+	if err != nil && n.full() {
+		return true // being overrun is no reason to be killed
+	}
 	if err != nil {
 		n.log.Warn("the mirror does not answer itself", "error", err)
 		return false
 	}
 	resp.Body.Close()
-	return resp.StatusCode == http.StatusOK
+	return resp.StatusCode < http.StatusInternalServerError // 401 where tokens are asked for
 }

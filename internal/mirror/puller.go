@@ -68,6 +68,7 @@ func newPuller(s *Store, cfg Upstreams, lim limits) (*puller, error) {
 		if p.named[canonicalRegistry(u.Host)], err = p.upstream(u, tr); err != nil {
 			return nil, err
 		}
+		s.counters.name(canonicalRegistry(u.Host))
 	}
 	return p, nil
 }
@@ -84,6 +85,7 @@ func (p *puller) upstream(cfg Upstream, tr *http.Transport) (*upstream, error) {
 	u, err := newUpstream(cfg, tr, p.lim)
 	if err == nil {
 		u.breaker.run = p.background
+		u.count = p.store.counters
 	}
 	return u, err
 }

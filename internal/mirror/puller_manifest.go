@@ -20,6 +20,7 @@ type manifestCall struct {
 	done chan struct{}
 	rec  record
 	data []byte
+	from outcome
 	err  error // the fields above are valid once done is closed
 }
 
@@ -36,18 +37,18 @@ func (s *Store) image(ref Reference) (record, []byte, error) {
 // manifest gives a manifest: from the cache when that is all there is to know, else from its upstream. A tag
 // of the cache is compared with its upstream, but that never takes it away or makes a client wait for long:
 // it is served as it is when the upstream is not there, does not answer in time, or does not have it any more.
-func (p *puller) manifest(ctx context.Context, ref Reference) (record, []byte, error) {
+func (p *puller) manifest(ctx context.Context, ref Reference) (record, []byte, outcome, error) {
 	rec, data, err := p.store.answer(ref)
 	cached := err == nil
 	if cached && (ref.Digest != "" || p.isFresh(ref)) {
-		return rec, data, nil
+		return rec, data, outcomeHit, nil
 	}
 	u, uerr := p.at(ref.Name)
 	switch {
 	case uerr != nil && cached:
-		return rec, data, nil
+		return rec, data, outcomeHit, nil
 	case uerr != nil:
-		return record{}, nil, uerr
+		return record{}, nil, outcomeMiss, uerr
 	case !cached:
 		rec = record{}
 	}
@@ -56,26 +57,26 @@ func (p *puller) manifest(ctx context.Context, ref Reference) (record, []byte, e
 		return c.wait(ctx, nil)
 	}
 	if u.breaker.isOpen() {
-		return rec, data, nil
+		return rec, data, outcomeStale, nil
 	}
 	t := time.NewTimer(p.lim.answer)
 	defer t.Stop()
-	newRec, newData, err := c.wait(ctx, t.C)
+	newRec, newData, from, err := c.wait(ctx, t.C)
 	if err != nil {
-		return rec, data, nil // the cached one is the answer
+		return rec, data, outcomeStale, nil // the cached one is the answer
 	}
-	return newRec, newData, nil
+	return newRec, newData, from, nil
 }
 
 // wait waits for the outcome, or for enough.
-func (c *manifestCall) wait(ctx context.Context, enough <-chan time.Time) (record, []byte, error) {
+func (c *manifestCall) wait(ctx context.Context, enough <-chan time.Time) (record, []byte, outcome, error) {
 	select {
 	case <-c.done:
-		return c.rec, c.data, c.err
+		return c.rec, c.data, c.from, c.err
 	case <-enough:
-		return record{}, nil, errUnavailable
+		return record{}, nil, outcomeMiss, errUnavailable
 	case <-ctx.Done():
-		return record{}, nil, ctx.Err()
+		return record{}, nil, outcomeMiss, ctx.Err()
 	}
 }
 
@@ -95,7 +96,7 @@ func (p *puller) ask(u *upstream, ref Reference, known record) *manifestCall {
 	c := &manifestCall{done: make(chan struct{})}
 	p.calls[key] = c
 	p.background(func(ctx context.Context) {
-		c.rec, c.data, c.err = p.look(ctx, u, ref, known)
+		c.rec, c.data, c.from, c.err = p.look(ctx, u, ref, known)
 		if c.err != nil {
 			p.log.Info("manifest not pulled", "reference", key, "error", c.err)
 		} else if ref.Digest == "" {
@@ -110,32 +111,32 @@ func (p *puller) ask(u *upstream, ref Reference, known record) *manifestCall {
 }
 
 // look asks the upstream, first only for the digest when the cache has one to compare with.
-func (p *puller) look(ctx context.Context, u *upstream, ref Reference, known record) (record, []byte, error) {
+func (p *puller) look(ctx context.Context, u *upstream, ref Reference, known record) (record, []byte, outcome, error) {
 	rec, data, err := p.store.image(ref)
 	if err == nil && (ref.Digest != "" || p.isFresh(ref)) { // it came between the look and the start
-		return rec, data, nil
+		return rec, data, outcomeHit, nil
 	}
 	if known.Digest != "" && err == nil {
 		c := call{method: http.MethodHead, repository: ref.Repository, verb: "manifests", ref: ref.Tag}
 		resp, err := u.do(ctx, c)
 		if err != nil {
-			return record{}, nil, err
+			return record{}, nil, outcomeMiss, err
 		}
 		resp.Body.Close()
 		if resp.Header.Get("Docker-Content-Digest") == known.Digest.String() {
-			return rec, data, nil
+			return rec, data, outcomeHit, nil
 		}
 	}
 	rec, data, err = u.manifest(ctx, ref)
 	if err != nil {
-		return record{}, nil, err
+		return record{}, nil, outcomeMiss, err
 	}
 	err = p.keep(ctx, ref, rec, data)
 	p.store.hits.forget(ref)
 	if err != nil {
 		p.log.Warn("manifest served and not kept", "reference", ref.String(), "error", err)
 	}
-	return rec, data, nil
+	return rec, data, outcomeFill, nil
 }
 
 // manifest pulls a manifest and checks it.
@@ -153,6 +154,7 @@ func (u *upstream) manifest(ctx context.Context, ref Reference) (record, []byte,
 		var data []byte
 		data, err = io.ReadAll(io.LimitReader(resp.Body, maxManifest+1))
 		resp.Body.Close()
+		u.tally().received.Add(uint64(len(data)))
 		var rec record
 		if err == nil {
 			rec, err = checkManifest(ref, resp.Header, data)

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/activation"
@@ -22,7 +23,9 @@ type Config struct {
 	Admin           string // path of the admin socket; empty: none
 	TLSCert, TLSKey string // PEM files; empty: plain http
 	DefaultRegistry string // of names that say none; empty: docker.io
-	AccessLog       bool   // log every request
+	Metrics         string // host:port of Prometheus metrics, /healthz and /readyz; empty: none
+	AccessLog       bool   // log hits, too
+	MaxConnections  int    // of the data port; 0: DefaultMaxConnections
 	ReadOnly        bool   // never write to the cache, not even to set a bad blob aside
 	// Upstream says where images come from that are not in the cache; nil: nowhere, and no connection is
 	// ever opened.
@@ -30,6 +33,8 @@ type Config struct {
 	// ScrubPeriod is how long it may take until every blob was read again; 0: they are not.
 	ScrubPeriod time.Duration
 	Logger      *slog.Logger
+	LogQueue    *LogQueue // that Logger writes to, for its count of dropped lines; nil: none
+	Version     string    // for the metrics
 }
 
 // Time limits of the data port. There is none for a whole body: a slow link may take an hour for a layer.
@@ -48,11 +53,14 @@ type Server struct {
 	misses  *Misses
 	uses    *uses
 	keepers []*keeper
-	pull    *puller // nil: no upstream
-	note    string  // for Health: why there is none although there should be
+	pull    *puller  // nil: no upstream
+	notes   []string // for Health: what is not as it was asked for
 	data    net.Listener
 	admin   net.Listener // nil: none
+	watch   net.Listener // nil: no metrics
 	started time.Time
+
+	stopping atomic.Bool
 }
 
 // Serve binds and serves until ctx ends, then drains.
@@ -66,7 +74,7 @@ func Serve(ctx context.Context, cfg Config) error {
 
 // Listen binds the ports. It reads nothing of the cache, whose directory may be missing: a mirror must be
 // there when its disk comes late. Sockets that systemd passed are used instead: the one called "admin", and
-// the first other one.
+// the first other one; "metrics" is the metrics' one.
 func Listen(ctx context.Context, cfg Config) (*Server, error) {
 	s := &Server{cfg: cfg, log: cfg.Logger, misses: NewMisses(), uses: newUses(), started: time.Now().UTC()}
 	if s.log == nil {
@@ -81,7 +89,7 @@ func Listen(ctx context.Context, cfg Config) (*Server, error) {
 		// A mirror that serves only what it has is better than none.
 		if s.pull, err = newPuller(s.store, *cfg.Upstream, defaultLimits()); err != nil {
 			s.log.Error("no upstream is asked; what is in the cache is served", "error", err)
-			s.note = "no upstream is asked: " + err.Error()
+			s.notes = append(s.notes, "no upstream is asked: "+err.Error())
 		}
 	}
 	if err := s.bind(ctx); err != nil {
@@ -105,6 +113,7 @@ func (s *Server) bind(ctx context.Context) error {
 	if err := s.wrapTLS(); err != nil {
 		return err
 	}
+	s.bindMetrics(ctx)
 	if s.admin != nil || s.cfg.Admin == "" {
 		return nil
 	}
@@ -115,6 +124,21 @@ func (s *Server) bind(ctx context.Context) error {
 	}
 	s.admin = l
 	return nil
+}
+
+// bindMetrics opens the metrics' address. A mirror without metrics is better than none.
+func (s *Server) bindMetrics(ctx context.Context) {
+	if s.watch != nil || s.cfg.Metrics == "" {
+		return
+	}
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", s.cfg.Metrics)
+	if err != nil {
+		s.log.Error("no metrics; images are served", "address", s.cfg.Metrics, "error", err)
+		s.notes = append(s.notes, "no metrics: "+err.Error())
+		return
+	}
+	s.watch = l
 }
 
 // passed takes the sockets of systemd's socket activation.
@@ -129,6 +153,8 @@ func (s *Server) passed() error {
 			case l == nil: // not a stream socket
 			case name == "admin" && s.admin == nil:
 				s.admin = l
+			case name == "metrics" && s.watch == nil:
+				s.watch = l
 			case s.data == nil:
 				s.data = l
 			default:
@@ -182,7 +208,7 @@ func (s *Server) URL() string {
 // Close frees what Listen took, for a server that is not served.
 func (s *Server) Close() error {
 	var err error
-	for _, l := range []net.Listener{s.data, s.admin} {
+	for _, l := range []net.Listener{s.data, s.admin, s.watch} {
 		if l != nil {
 			err = errors.Join(err, l.Close())
 		}
@@ -204,13 +230,20 @@ func (s *Server) Serve(ctx context.Context) error {
 	defer s.end() //nolint:errcheck // nothing is written by it
 	s.store.wg.Go(s.sweep)
 	data := s.server(s.handler())
+	data.ConnState = s.connState
 	servers := []*http.Server{data}
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return serve(data, s.data) })
+	beside := func(h http.Handler, l net.Listener) {
+		srv := s.server(h)
+		servers = append(servers, srv)
+		g.Go(func() error { return serve(srv, l) })
+	}
 	if s.admin != nil {
-		admin := s.server(adminHandler(s.health, s.misses, s.uses))
-		servers = append(servers, admin)
-		g.Go(func() error { return serve(admin, s.admin) })
+		beside(adminHandler(s), s.admin)
+	}
+	if s.watch != nil {
+		beside(watchHandler(s), s.watch)
 	}
 	s.log.Info("mirror serves", "listen", s.Addr().String(), "cache", s.store.Dir(), "connected", s.pull != nil)
 	for _, k := range s.keepers {
@@ -223,6 +256,7 @@ func (s *Server) Serve(ctx context.Context) error {
 	n.ready()
 	g.Go(func() error {
 		n.run(gctx)
+		s.stopping.Store(true)
 		n.stopping()
 		return s.drain(servers)
 	})
@@ -233,13 +267,10 @@ func (s *Server) Serve(ctx context.Context) error {
 	return err
 }
 
-// handler is the chain that the data port serves. Nothing in it may wrap the ResponseWriter.
+// handler is the chain that the data port serves. Nothing but reply may wrap the ResponseWriter in it.
 func (s *Server) handler() http.Handler {
-	opts := HandlerOptions{DefaultRegistry: s.cfg.DefaultRegistry, Misses: s.misses, pull: s.pull, uses: s.uses}
-	if s.cfg.AccessLog {
-		opts.AccessLog = s.log
-	}
-	return NewHandler(s.store, opts)
+	return NewHandler(s.store, HandlerOptions{DefaultRegistry: s.cfg.DefaultRegistry, Misses: s.misses,
+		AccessLog: s.log, LogHits: s.cfg.AccessLog, pull: s.pull, uses: s.uses})
 }
 
 func (s *Server) server(h http.Handler) *http.Server {
@@ -286,8 +317,8 @@ func (s *Server) sweep() {
 func (s *Server) health() Health {
 	h := s.store.Health()
 	h.Started, h.Listen = s.started, s.Addr().String()
-	if s.note != "" {
-		h.Status, h.Notes = "degraded", append(h.Notes, s.note)
+	if len(s.notes) > 0 {
+		h.Status, h.Notes = statusDegraded, append(h.Notes, s.notes...)
 	}
 	return h
 }

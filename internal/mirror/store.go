@@ -42,10 +42,11 @@ type Store struct {
 	settle time.Duration     // see settleTime; tests have it shorter
 	hook   func(step string) // told before each step of a write; tests kill the process there
 
-	flights flights
-	ctx     context.Context // ends the hashing in the background
-	cancel  context.CancelFunc
-	wg      sync.WaitGroup
+	flights  flights
+	counters *counters
+	ctx      context.Context // ends the hashing in the background
+	cancel   context.CancelFunc
+	wg       sync.WaitGroup
 }
 
 // Bounds of what a store keeps in memory.
@@ -77,6 +78,7 @@ func Open(dir string, opts Options) (*Store, error) {
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
+	s.counters = &counters{}
 	s.flights.slots = make(chan struct{}, max(1, runtime.GOMAXPROCS(0)))
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s, nil

@@ -65,6 +65,7 @@ type upstream struct {
 	pace    pace
 	slots   chan struct{} // blob transfers
 	lim     limits
+	count   *counters
 }
 
 // hubHost is where Docker Hub's API is. distribution/reference knows the registry as docker.io.
@@ -88,7 +89,7 @@ func newUpstream(cfg Upstream, tr http.RoundTripper, lim limits) (*upstream, err
 		prefix += "/"
 	}
 	u := &upstream{cfg: cfg, base: &url.URL{Scheme: base.Scheme, Host: base.Host}, prefix: prefix, tr: tr, lim: lim,
-		slots: make(chan struct{}, maxFills)}
+		slots: make(chan struct{}, maxFills), count: &counters{}}
 	u.pace.rate = cfg.Rate
 	u.breaker = breaker{lim: lim, now: time.Now}
 	return u, nil
@@ -141,6 +142,7 @@ func (u *upstream) do(ctx context.Context, c call) (*http.Response, error) {
 			return nil, fmt.Errorf("%s: %w", u.cfg.Host, err)
 		}
 		resp, err := u.authorized(ctx, c)
+		u.tally().asked[resultOf(resp, err)].Add(1)
 		if err == nil && (resp.StatusCode == http.StatusOK || resp.StatusCode == http.StatusPartialContent) {
 			u.breaker.answered()
 			return resp, nil
@@ -153,6 +155,32 @@ func (u *upstream) do(ctx context.Context, c call) (*http.Response, error) {
 			return nil, err
 		}
 	}
+}
+
+// tally is where what is asked of the upstream is counted.
+func (u *upstream) tally() *tally { return u.count.of(canonicalRegistry(u.cfg.Host)) }
+
+// resultOf says what an answer counts as.
+func resultOf(resp *http.Response, err error) result {
+	switch {
+	case err != nil && errors.Is(err, errRefused):
+		return resultRefused
+	case err != nil && isDown(err):
+		return resultUnreachable
+	case err != nil:
+		return resultBroken
+	}
+	switch resp.StatusCode {
+	case http.StatusOK, http.StatusPartialContent:
+		return resultOK
+	case http.StatusNotFound:
+		return resultNotFound
+	case http.StatusUnauthorized, http.StatusForbidden:
+		return resultRefused
+	case http.StatusTooManyRequests:
+		return resultThrottled
+	}
+	return resultError
 }
 
 // judge says what an answer that is no content means, and how long to wait for another try; less than 0: none.
@@ -308,8 +336,10 @@ func (u *upstream) probe(ctx context.Context) error {
 	}
 	resp, err := u.roundTrip(req)
 	if err != nil {
+		u.tally().asked[resultOf(nil, err)].Add(1)
 		return err
 	}
+	u.tally().asked[resultOK].Add(1)       // any answer
 	io.CopyN(io.Discard, resp.Body, 4<<10) //nolint:errcheck // read so that the connection can be used again
 	return resp.Body.Close()
 }

@@ -93,6 +93,7 @@ func (r *resumed) Read(p []byte) (int, error) {
 	for {
 		n, err := r.body.Read(p)
 		r.pos += int64(n)
+		r.u.tally().received.Add(uint64(max(n, 0)))
 		switch {
 		case n > 0:
 			return n, r.u.pace.took(r.ctx, n)

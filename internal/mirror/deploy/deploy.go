@@ -33,6 +33,8 @@ type Service struct {
 	Limits          Limits
 	DefaultRegistry string // "docker.io"
 	AccessLog       bool
+	Metrics         string // host:port; empty: none
+	MaxConnections  int    // 0: the server's default
 	TLSCert, TLSKey string // node paths; empty: plain http
 	CA              string // to verify the own certificate with; empty: system roots
 	Binary          BinaryFile

@@ -39,7 +39,7 @@ func (s Service) unit(before []string) string {
 	w("Restart=always")
 	w("RestartSec=1s")
 	w("TimeoutStartSec=30s")
-	w("TimeoutStopSec=10s")
+	w("TimeoutStopSec=30s") // running transfers have 20 s
 	w("WatchdogSec=60s")
 	w("RuntimeDirectory=%s", strings.TrimPrefix(path.Dir(AdminPath), "/run/"))
 	w("RuntimeDirectoryMode=0750")
@@ -76,6 +76,12 @@ func (s Service) command() []string {
 		args = append(args, "--access-log")
 	}
 	args = append(args, s.Limits.flags()...)
+	if s.Metrics != "" {
+		args = append(args, "--metrics", s.Metrics)
+	}
+	if s.MaxConnections > 0 {
+		args = append(args, "--max-connections", strconv.Itoa(s.MaxConnections))
+	}
 	if s.TLSCert != "" {
 		args = append(args, "--tls-cert", "%d/tls.crt", "--tls-key", "%d/tls.key")
 	}
