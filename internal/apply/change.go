@@ -325,6 +325,10 @@ func (st *step) do() error {
 		return st.importImages()
 	case c.Resource != nil && c.Resource.Archive != nil && c.Action == plan.ActionPlace:
 		return st.place(*c.Resource.Archive)
+	case c.Resource != nil && c.Resource.Dir != nil && c.Action == plan.ActionUpdate:
+		if err := st.handOver(*c.Resource.Dir); err != nil {
+			return err
+		}
 	}
 	kept, err := st.s.put(c.Path, c.Before, st.goal(), st.content)
 	st.occupied(c.Path, kept)

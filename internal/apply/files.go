@@ -46,6 +46,47 @@ func (s *session) put(p string, got, goal *plan.State, content func(plan.State) 
 	return "", s.files.Write(s.ctx, p, data, meta(*goal))
 }
 
+// handOver gives the parts of a directory to its new owner, before the directory itself: a run that is killed
+// in between starts over. Only what root owns, in directories that root owns, changes hands: nobody else can
+// have put a link there.
+func (st *step) handOver(d resource.Dir) error {
+	goal := st.goal()
+	if st.c.Before.UID != 0 || goal.UID <= 0 {
+		return nil
+	}
+	for _, name := range d.Parts {
+		fi, err := st.s.fs.Lstat(path.Join(d.Path, name))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err == nil {
+			err = st.s.handOver(fi, *goal)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *session) handOver(fi host.FileInfo, to plan.State) error {
+	if fi.UID != 0 || fi.Type != host.TypeDir && fi.Type != host.TypeFile {
+		return nil
+	}
+	if fi.Type == host.TypeDir {
+		list, err := s.fs.ReadDir(fi.Path)
+		if err != nil {
+			return err
+		}
+		for _, below := range list {
+			if err := s.handOver(below, to); err != nil {
+				return err
+			}
+		}
+	}
+	return s.files.SetMeta(s.ctx, fi.Path, host.Meta{Mode: fi.Mode, UID: to.UID, GID: to.GID})
+}
+
 // remove removes an entry; a directory that others put something into stays.
 func (s *session) remove(p string, got *plan.State) (kept string, err error) {
 	if got != nil && got.Type == host.TypeDir {

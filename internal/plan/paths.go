@@ -7,6 +7,8 @@ import (
 	"errors"
 	"io/fs"
 	"path"
+	"slices"
+	"strings"
 
 	"github.com/edgeprep/edgeprep/internal/diag"
 	"github.com/edgeprep/edgeprep/internal/host"
@@ -164,7 +166,21 @@ func (b *builder) dir(id string, d resource.Dir) (*Change, error) {
 	if err := b.ids(want, d.Owner); err != nil {
 		return nil, err
 	}
-	return b.compare(id, d.Path, got, want, false), nil
+	c := b.compare(id, d.Path, got, want, false)
+	if c != nil && c.Action == ActionUpdate && got.UID == 0 && b.onlyParts(d) {
+		c.Risks, c.Reason = nil, "filled before "+d.Owner+" was an account"
+	}
+	return c, nil
+}
+
+// onlyParts says whether a directory holds what belongs there and nothing else. Hidden entries are those of
+// programs that copy it.
+func (b *builder) onlyParts(d resource.Dir) bool {
+	list, err := b.fs.ReadDir(d.Path)
+	return err == nil && len(d.Parts) > 0 && !slices.ContainsFunc(list, func(fi host.FileInfo) bool {
+		name := path.Base(fi.Path)
+		return !strings.HasPrefix(name, ".") && !slices.Contains(d.Parts, name)
+	})
 }
 
 func (b *builder) symlink(id string, s resource.Symlink) (*Change, error) {

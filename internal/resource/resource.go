@@ -65,6 +65,9 @@ type Dir struct {
 	Owner string      `json:"owner,omitempty"`
 	// Keep: an existing directory stays as it is, whatever its mode and owner.
 	Keep bool `json:"keep,omitempty"`
+	// Parts: a directory of root's that holds nothing but these is edgeprep's own, filled before Owner was an
+	// account. It changes hands, and with it what root owns in its parts.
+	Parts []string `json:"parts,omitempty"`
 }
 
 // Symlink is a symbolic link.

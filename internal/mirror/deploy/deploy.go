@@ -111,7 +111,9 @@ func (s Service) Resources(n distro.Node, content []string) []resource.Resource 
 	users := add(withAfter(file(sysusers, sysusersConf(s.Cache), "the mirror's own account"), within(sysusers)...))
 	account := add(resource.Resource{ID: resource.ID(resource.KindUser, Account), Kind: resource.KindUser,
 		After: []string{users}, Why: "the mirror runs without root", User: &resource.User{Name: Account, Home: s.Cache}})
-	cache := add(withAfter(dir(s.Cache, 0o750, Account, false), append(within(s.Cache), account)...))
+	root := dir(s.Cache, 0o750, Account, false)
+	root.Dir.Parts = cacheParts()
+	cache := add(withAfter(root, append(within(s.Cache), account)...))
 	unitFile := path.Join(unitDir, UnitName)
 	unit := add(withAfter(file(unitFile, s.unit(n.Units), "the mirror, up before "+n.Name), within(unitFile)...))
 	service := resource.Resource{ID: resource.ID(resource.KindUnit, UnitName), Kind: resource.KindUnit,
@@ -126,6 +128,11 @@ func (s Service) Resources(n distro.Node, content []string) []resource.Resource 
 		Why:  "nothing may depend on a mirror that does not answer",
 		Gate: &resource.Gate{HTTP: &resource.HTTPGate{URL: s.URL(), Names: s.Names, CA: s.CA}, Within: 30 * time.Second}})
 	return l.all
+}
+
+// cacheParts are what a cache holds: docs/cache.md.
+func cacheParts() []string {
+	return []string{"blobs", "misses.jsonl", "quarantine", "refs", "tmp", "usage"}
 }
 
 func (s Service) program() resource.Resource {
