@@ -21,8 +21,8 @@ unit:
 race: ## the concurrent packages under the race detector
 	$(GO) test -race -short -timeout 10m ./internal/mirror/... ./internal/progress/... ./internal/check/... ./internal/apply/...
 
-real-servers: ## a registry, containerd 1.7 and 2.4 for the tests, cached by version in the user's cache folder
-	@$(GO) run ./test/build -what distribution
+real-servers: ## a registry, conformance suites, containerd 1.7 and 2.4 for the tests, cached by version in the user's cache folder
+	@$(GO) run ./test/build -what distribution,conformance-suite,conformance-ginkgo
 	@if [ "$$(id -u)" = 0 ]; then $(GO) run ./test/build -what containerd-1.7,containerd-2.4; \
 	else echo "skip: tests with a real containerd need root"; fi
 
@@ -39,7 +39,7 @@ bench: ## ratios against cp, sha256sum, openssl and ctr, in one run; see docs/be
 	./test/bench.sh
 
 bench-mirror: build ## the mirror against nginx and distribution, about 15 minutes; SHORT=1: about 4, and nothing is written
-	$(GO) run ./test/build -what distribution
+	$(GO) run ./test/build -what distribution,conformance-suite,conformance-ginkgo
 	$(GO) run ./test/mirrorbench $(if $(SHORT),-short,-write docs/benchmarks.md) $(if $(PARTS),-parts $(PARTS))
 
 fuzz: ## each fuzz target for FUZZTIME (default 30s)

@@ -30,6 +30,7 @@ type Target struct {
 type program struct {
 	pkg  string // import path
 	tags string
+	test bool // the package's tests are the program
 }
 
 // A containerd without C, as its own static release does it; the shim leaves gRPC out as upstream's Makefile
@@ -45,6 +46,8 @@ func Targets() []Target {
 		containerd("containerd-2.4", "test/containerd", "github.com/containerd/containerd/v2"),
 		containerd("containerd-1.7", "test/containerd17", "github.com/containerd/containerd"),
 		distribution(),
+		conformance("conformance-suite", false),
+		conformance("conformance-ginkgo", true),
 	}
 }
 
@@ -52,9 +55,9 @@ func containerd(name, dir, module string) Target {
 	return Target{
 		Name: name, Dir: dir, Module: module,
 		programs: []program{
-			{module + "/cmd/containerd", tags},
-			{module + "/cmd/ctr", tags},
-			{module + "/cmd/containerd-shim-runc-v2", shimTags},
+			{module + "/cmd/containerd", tags, false},
+			{module + "/cmd/ctr", tags, false},
+			{module + "/cmd/containerd-shim-runc-v2", shimTags, false},
 		},
 		ldflags: "-s -w -X " + module + "/version.Version=VERSION",
 	}
@@ -65,9 +68,16 @@ func distribution() Target {
 	const module = "github.com/distribution/distribution/v3"
 	return Target{
 		Name: "distribution", Dir: "test/distribution", Module: module,
-		programs: []program{{module + "/cmd/registry", tags}},
+		programs: []program{{module + "/cmd/registry", tags, false}},
 		ldflags:  "-s -w -X " + module + "/version.version=VERSION",
 	}
+}
+
+// conformance is a conformance suite of the OCI distribution specification: what is on its main branch, and the
+// ginkgo suite before it, which is a package of tests. Both are versions of one module.
+func conformance(name string, test bool) Target {
+	const module = "github.com/opencontainers/distribution-spec/conformance"
+	return Target{Name: name, Dir: "test/" + name, Module: module, programs: []program{{module, "", test}}}
 }
 
 // Lookup finds a target by name.
@@ -172,9 +182,13 @@ func (t Target) compile(ctx context.Context, root, out string, p program, log io
 		return err
 	}
 	fmt.Fprintf(log, "building %s %s\n", filepath.Base(p.pkg), v)
-	cmd := exec.CommandContext(ctx, "go", "build", "-p", "2", "-trimpath", "-buildvcs=false",
+	verb := []string{"build"}
+	if p.test {
+		verb = []string{"test", "-c"}
+	}
+	cmd := exec.CommandContext(ctx, "go", append(verb, "-p", "2", "-trimpath", "-buildvcs=false",
 		"-tags", p.tags, "-ldflags", strings.ReplaceAll(t.ldflags, "VERSION", v),
-		"-o", filepath.Join(out, filepath.Base(p.pkg)), p.pkg)
+		"-o", filepath.Join(out, filepath.Base(p.pkg)), p.pkg)...)
 	cmd.Dir = filepath.Join(root, t.Dir)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=", "GOWORK=off")
 	cmd.Stdout, cmd.Stderr = log, log
