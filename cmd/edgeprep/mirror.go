@@ -2,22 +2,17 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/edgeprep/edgeprep/internal/app"
 	"github.com/edgeprep/edgeprep/internal/config"
-	"github.com/edgeprep/edgeprep/internal/diag"
 	"github.com/edgeprep/edgeprep/internal/mirror"
 	"github.com/edgeprep/edgeprep/internal/progress"
 )
@@ -27,7 +22,8 @@ func newMirror(g *globals) *cobra.Command {
 		Use:     "mirror",
 		Short:   "The registry mirror and its cache",
 		Example: "  edgeprep mirror load --cache /srv/cache images/*.tar\n  edgeprep mirror serve --cache /srv/cache --upstream never",
-	}, newMirrorServe(g), newMirrorFill(g), newMirrorLoad(g), newMirrorLs(g), newMirrorVerify(g))
+	}, newMirrorServe(g), newMirrorFill(g), newMirrorLoad(g), newMirrorLs(g), newMirrorVerify(g),
+		newMirrorPrune(g), newMirrorMisses(g))
 }
 
 func cacheFlag(cmd *cobra.Command, cache *string) {
@@ -141,76 +137,6 @@ func newMirrorLoad(g *globals) *cobra.Command {
 	}
 	cacheFlag(cmd, &cache)
 	return cmd
-}
-
-func newMirrorLs(g *globals) *cobra.Command {
-	var cache string
-	cmd := &cobra.Command{
-		Use:     "ls",
-		Short:   "List the references in the cache",
-		Example: "  edgeprep mirror ls --cache /srv/cache -o json",
-		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, err := mirror.Open(cache, mirror.Options{ReadOnly: true})
-			if err != nil {
-				return err
-			}
-			defer s.Close()
-			if err := readable(cache); err != nil {
-				return err
-			}
-			list, err := s.List(cmd.Context())
-			if err != nil {
-				return err
-			}
-			if g.json() {
-				return writeJSON(g.out, list)
-			}
-			return writeEntries(g.out, list)
-		},
-	}
-	cacheFlag(cmd, &cache)
-	return cmd
-}
-
-// readable makes sure that an empty answer means an empty cache: what may not be read is skipped below.
-func readable(cache string) error {
-	for _, dir := range []string{".", "refs", "blobs"} {
-		_, err := os.ReadDir(filepath.Join(cache, dir))
-		if errors.Is(err, fs.ErrPermission) {
-			return &diag.Diagnostic{ID: "MER-030", Severity: diag.Error, What: "this user may not read the cache",
-				Where: diag.Where{File: filepath.Join(cache, dir)}, Fix: "sudo edgeprep mirror ls --cache " + cache}
-		}
-	}
-	return nil
-}
-
-func writeEntries(w io.Writer, list []mirror.Entry) error {
-	tw := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(tw, "REFERENCE\tDIGEST\tSIZE\tCOMPLETE\tPLATFORMS")
-	for _, e := range list {
-		have, platforms := 0, ""
-		for _, p := range e.Platforms {
-			if p.Complete {
-				have++
-				platforms += " " + p.Platform
-			}
-		}
-		state := fmt.Sprintf("%d of %d", have, len(e.Platforms))
-		if e.Error != "" {
-			state = "no: " + e.Error
-		}
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\n", e.Reference, short(e.Digest), progress.Bytes(e.Size), state, platforms)
-	}
-	return tw.Flush()
-}
-
-// short is enough of a digest for people.
-func short(digest string) string {
-	if len(digest) > 19 {
-		return digest[:19]
-	}
-	return digest
 }
 
 func newMirrorVerify(g *globals) *cobra.Command {

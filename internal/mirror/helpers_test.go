@@ -26,6 +26,9 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv("EDGEPREP_MIRROR_LOAD"); dir != "" {
 		os.Exit(loadAndDie(dir))
 	}
+	if dir := os.Getenv("EDGEPREP_MIRROR_PRUNE"); dir != "" {
+		os.Exit(pruneAndDie(dir))
+	}
 	goleak.VerifyTestMain(m)
 }
 

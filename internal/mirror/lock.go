@@ -20,7 +20,7 @@ import (
 // Times that are waited for the lock.
 const (
 	lockPoll    = 20 * time.Millisecond
-	lockRemove  = 10 * time.Second // somebody who removes, for those who write
+	lockRemove  = 5 * time.Second // somebody who removes, for those who write
 	lockKeep    = time.Second      // a mirror that wants to keep what it serves anyway
 	lockForever = time.Duration(1<<63 - 1)
 )

@@ -138,3 +138,41 @@ func (u *uses) dump() ([]byte, error) {
 func proving(agent string) bool {
 	return strings.HasPrefix(agent, "edgeprep") && agent != mirrorAgent
 }
+
+// LastUses are the last uses as the cache's file says them; a mirror that runs may know later ones (Admin.Uses).
+func (s *Store) LastUses() []Use {
+	b, err := s.readKept(fileUses)
+	if err != nil {
+		return nil
+	}
+	u := newUses()
+	u.load(b)
+	return u.list()
+}
+
+// SavedMisses are the misses as the cache's file says them, the last one first.
+func (s *Store) SavedMisses() []Miss {
+	b, err := s.readKept(fileMisses)
+	if err != nil {
+		return nil
+	}
+	m := NewMisses()
+	m.load(b)
+	return m.List("")
+}
+
+// WithUses puts last uses on entries.
+func WithUses(list []Entry, used []Use) {
+	last := map[string]time.Time{}
+	for _, u := range used {
+		last[u.Reference] = u.Last
+	}
+	for i := range list {
+		e := &list[i]
+		e.LastUse = last[e.Reference]
+		ref, err := ParseReference(e.Reference)
+		if at := last[ref.Name.String()+"@"+e.Digest]; err == nil && at.After(e.LastUse) {
+			e.LastUse = at
+		}
+	}
+}
