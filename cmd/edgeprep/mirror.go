@@ -64,8 +64,10 @@ func newMirrorServe(g *globals) *cobra.Command {
 	f.StringVar(&c.DefaultRegistry, "default-registry", config.DefaultRegistry, "registry of names that say none")
 	f.StringVar(&c.TLSCert, "tls-cert", "", "certificate file (PEM)")
 	f.StringVar(&c.TLSKey, "tls-key", "", "key file (PEM)")
+	f.BoolVar(&c.ReadOnly, "read-only", false, "never write to the cache: what is missing is passed on from its upstream and not kept")
 	f.BoolVar(&c.AccessLog, "access-log", false, "log hits, too; misses and what is pulled are always logged")
 	f.StringVar(&over.MinFree, "min-free", "", "bytes that pulling leaves free on the cache's disk (default: [mirror.limits] of --config, else "+config.DefaultMinFree+")")
+	f.StringVar(&over.MaxCache, "max-cache", "", "bytes that pulling lets the cache's blobs take together (default: [mirror.limits] of --config, else no limit)")
 	f.StringVar(&over.ScrubPeriod, "scrub-period", "", "within which every blob is read again, 0: never (default: [mirror.limits] of --config, else "+config.DefaultScrub+")")
 	f.StringVar(&c.Metrics, "metrics", "", "address of Prometheus metrics, /healthz and /readyz (default: none)")
 	f.IntVar(&c.MaxConnections, "max-connections", mirror.DefaultMaxConnections, "connections of clients at once; more are closed")
@@ -75,8 +77,10 @@ func newMirrorServe(g *globals) *cobra.Command {
 
 // checkLimits finds what is wrong with limits of the command line.
 func checkLimits(l config.Limits) error {
-	if _, err := config.ParseSize(l.MinFree); l.MinFree != "" && err != nil {
-		return &usageError{fmt.Errorf("--min-free: %w", err)}
+	for flag, v := range map[string]string{"--min-free": l.MinFree, "--max-cache": l.MaxCache} {
+		if _, err := config.ParseSize(v); v != "" && err != nil {
+			return &usageError{fmt.Errorf("%s: %w", flag, err)}
+		}
 	}
 	if d, err := time.ParseDuration(l.ScrubPeriod); l.ScrubPeriod != "" && (err != nil || d < 0) {
 		return &usageError{fmt.Errorf("--scrub-period %q is not a duration: write it like 168h, or 0", l.ScrubPeriod)}

@@ -42,6 +42,7 @@ func ReadMirror(file, secrets string, over config.Limits) (MirrorSettings, error
 	}
 	l := &site.Mirror.Limits
 	l.MinFree, l.ScrubPeriod = cmp.Or(over.MinFree, l.MinFree), cmp.Or(over.ScrubPeriod, l.ScrubPeriod)
+	l.MaxCache = cmp.Or(over.MaxCache, l.MaxCache)
 	return settings(site, secrets)
 }
 
@@ -63,7 +64,7 @@ func MirrorUpstreams(file, secrets string) (mirror.Upstreams, error) {
 
 // serviceLimits are the limits that the mirror's unit has to be told: those that are not the default.
 func serviceLimits(l config.Limits) deploy.Limits {
-	var out deploy.Limits
+	out := deploy.Limits{MaxCache: l.MaxCache}
 	if l.MinFree != config.DefaultMinFree {
 		out.MinFree = cmp.Or(l.MinFree, "0")
 	}
@@ -78,6 +79,9 @@ func upstreams(s config.Site, secrets string) (mirror.Upstreams, error) {
 	var err error
 	if out.MinFree, err = sizeOf(s.Mirror.Limits.MinFree); err != nil {
 		return out, fmt.Errorf("mirror.limits.min_free: %w", err)
+	}
+	if out.MaxCache, err = sizeOf(s.Mirror.Limits.MaxCache); err != nil {
+		return out, fmt.Errorf("mirror.limits.max_cache: %w", err)
 	}
 	for _, u := range s.Upstreams {
 		rate, err := sizeOf(strings.TrimSuffix(u.Rate, "/s"))

@@ -110,6 +110,7 @@ func TestMirrorLimits(t *testing.T) {
 		"min_free = \"1GiB\"":  {},
 		"scrub_period = \"0\"": {ScrubPeriod: "0"},
 		"min_free = \"\"":      {MinFree: "0"},
+		"max_cache = \"9GB\"":  {MaxCache: "9GB"},
 		"scrub_period = \"24h\"\nmin_free = \"2 GiB\"": {MinFree: "2 GiB", ScrubPeriod: "24h"},
 	} {
 		site, found := config.Parse("x", []byte("version = 1\n[mirror.limits]\n"+text+"\n"))
@@ -128,8 +129,8 @@ func TestMirrorLimits(t *testing.T) {
 	if err != nil || s.ScrubPeriod != 0 || s.Upstreams.MinFree != 3<<20 {
 		t.Errorf("%+v %v", s, err)
 	}
-	s, err = ReadMirror("", "", config.Limits{MinFree: "7"})
-	if err != nil || s.ScrubPeriod != 168*time.Hour || s.Upstreams.MinFree != 7 {
+	s, err = ReadMirror("", "", config.Limits{MinFree: "7", MaxCache: "8"})
+	if err != nil || s.Upstreams.MaxCache != 8 || s.ScrubPeriod != 168*time.Hour || s.Upstreams.MinFree != 7 {
 		t.Errorf("%+v %v", s, err)
 	}
 }

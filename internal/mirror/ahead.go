@@ -258,7 +258,7 @@ func (f *filler) came(c Content, n int64) {
 // follow reports what comes in, and waits for the end.
 func (f *filler) follow(ctx context.Context, t *fill, c Content) (pos int64, err error) {
 	for pos < t.size {
-		end, err := t.limit(ctx, pos)
+		end, err := t.came(ctx, pos)
 		if err != nil {
 			return pos, err
 		}

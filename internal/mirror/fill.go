@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
-	"golang.org/x/sys/unix"
 )
 
 // fill is one transfer of a blob from an upstream into the cache, for however many readers. It writes a
@@ -23,8 +22,10 @@ type fill struct {
 	landed chan struct{} // closed at the end: the blob is durable, or failed is why not
 
 	mu       sync.Mutex
+	planned  int64 // the size that room was found for
 	size     int64
 	file     *os.File // a descriptor of its own: the writer closes the other one
+	doubt    bool     // readers get nothing before all is verified
 	users    int      // the fill itself and its readers; the last one closes file
 	written  int64
 	shown    int64 // what readers were woken for
@@ -46,12 +47,33 @@ func newFill(n Name, d digest.Digest) *fill {
 	return &fill{name: n, digest: d, size: -1, users: 1, begun: make(chan struct{}), landed: make(chan struct{}), changed: make(chan struct{})}
 }
 
-// begin lets readers in.
-func (f *fill) begin(file *os.File, size int64) {
+// begin lets readers in. What an earlier transfer left is in the file already; in doubt they wait.
+func (f *fill) begin(file *os.File, size, there int64, doubt bool) {
 	f.mu.Lock()
-	f.file, f.size = file, size
+	f.file, f.size, f.written, f.doubt = file, size, there, doubt
 	f.mu.Unlock()
 	close(f.begun)
+}
+
+// restart forgets what was in the file, of which no reader had anything.
+func (f *fill) restart() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.written, f.shown, f.doubt = 0, 0, false
+}
+
+// plan notes the room that is taken for it.
+func (f *fill) plan(size int64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.planned = size
+}
+
+// remaining is how much is still to come.
+func (f *fill) remaining() int64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return max(0, f.planned-f.written)
 }
 
 // wrote counts bytes that are in the file.
@@ -129,16 +151,33 @@ func (f *fill) failed() error {
 	return f.err
 }
 
-// limit waits until there is more than pos to read, and says how far.
+// limit waits until readers may have more than pos, and says how far.
 func (f *fill) limit(ctx context.Context, pos int64) (int64, error) {
+	return f.reached(ctx, pos, func() int64 {
+		if f.doubt {
+			return 0
+		}
+		return min(f.written, f.size-holdBack)
+	})
+}
+
+// came waits until more than pos came in, and says how much.
+func (f *fill) came(ctx context.Context, pos int64) (int64, error) {
+	return f.reached(ctx, pos, func() int64 { return min(f.written, f.size-1) })
+}
+
+func (f *fill) reached(ctx context.Context, pos int64, look func() int64) (int64, error) {
 	for {
 		f.mu.Lock()
-		end, changed := min(f.written, f.size-holdBack), f.changed
+		end, changed := look(), f.changed
 		verified, ended, err := f.verified, f.ended, f.err
 		f.mu.Unlock()
+		_, unkept := errors.AsType[*unkeptError](err)
 		switch {
 		case verified:
 			return f.size, nil
+		case unkept && end > pos: // what is in the file is as good as before
+			return end, nil
 		case ended && err != nil:
 			return 0, err
 		case end > pos:
@@ -158,27 +197,22 @@ func (f *fill) wait(ctx context.Context) error {
 	return err
 }
 
-// copyFrom writes the body to the file, and holds back its tail from readers until it is known to be right.
-func (f *fill) copyFrom(body io.Reader, out io.Writer, size int64) error {
-	file, ok := out.(*os.File)
-	if !ok {
-		return errors.New("not a file")
-	}
-	if size >= 0 {
-		own, err := duplicate(file)
+// receive writes a body to the file, and holds back its tail from readers until it is known to be right.
+func (f *fill) receive(body io.Reader, part *partial, size int64) error {
+	if size >= 0 && f.file == nil {
+		own, err := part.reader()
 		if err != nil {
 			return err
 		}
-		f.begin(own, size)
+		f.begin(own, size, part.size, part.doubt)
 	}
-	h := f.digest.Verifier()
-	n, err := f.pump(body, io.MultiWriter(file, h), size)
+	err := f.pump(body, part, size)
 	switch {
 	case err != nil:
 		return err
-	case size >= 0 && n != size:
+	case size >= 0 && part.size != size:
 		return &sourceError{fmt.Errorf("%w: %s is not %d bytes long: %w", errUnavailable, f.digest, size, errCorrupt)}
-	case !h.Verified():
+	case !part.right():
 		return &sourceError{fmt.Errorf("%w: %s: %w", errUnavailable, f.digest, errCorrupt)}
 	}
 	f.pass()
@@ -188,63 +222,67 @@ func (f *fill) copyFrom(body io.Reader, out io.Writer, size int64) error {
 // maxUnknown bounds a body whose length its upstream does not say.
 const maxUnknown = 8 << 30
 
-func (f *fill) pump(body io.Reader, out io.Writer, size int64) (int64, error) {
+func (f *fill) pump(body io.Reader, part *partial, size int64) error {
 	if size < 0 {
 		size = maxUnknown
 	}
 	buf := make([]byte, wakeBytes)
-	r := io.LimitReader(body, size+1)
-	for total := int64(0); ; {
+	r := io.LimitReader(body, size+1-part.size)
+	for {
 		n, err := r.Read(buf)
-		if _, werr := out.Write(buf[:n]); werr != nil {
-			return total, werr
+		if _, werr := part.Write(buf[:n]); werr != nil {
+			return werr
 		}
-		total += int64(n)
 		if n > 0 {
 			f.wrote(n)
 		}
 		switch {
 		case errors.Is(err, io.EOF):
-			return total, nil
+			return nil
 		case err != nil:
-			return total, &sourceError{err}
+			return &sourceError{err}
 		}
 	}
 }
 
-// duplicate gives a second descriptor of a file that may be renamed or removed.
-func duplicate(f *os.File) (*os.File, error) {
-	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("second descriptor of %s: %w", f.Name(), err)
-	}
-	return os.NewFile(uintptr(fd), f.Name()), nil //nolint:gosec // a descriptor is not negative
-}
-
-// follower reads a fill as it comes in.
+// follower reads a fill as it comes in. When the fill cannot go on because of the disk, or the disk does not give back
+// what was written, it goes on by a transfer of its own.
 type follower struct {
-	fill *fill
-	ctx  context.Context
-	pos  int64
+	fill   *fill
+	ctx    context.Context
+	pos    int64
+	open   func(start unkeptError, pos int64) (*direct, error)
+	direct *direct // not nil: it has taken over
 }
 
 func (r *follower) Read(p []byte) (int, error) {
+	if r.direct != nil {
+		return r.direct.Read(p)
+	}
 	if r.pos >= r.fill.size {
 		return 0, io.EOF
 	}
 	end, err := r.fill.limit(r.ctx, r.pos)
-	if err != nil {
+	if err == nil {
+		var n int
+		n, err = r.fill.file.ReadAt(p[:min(int64(len(p)), end-r.pos)], r.pos)
+		r.pos += int64(n)
+		if n > 0 {
+			return n, nil
+		}
+		err = &unkeptError{err: err}
+	}
+	unkept, ok := errors.AsType[*unkeptError](err)
+	if !ok {
 		return 0, err
 	}
-	n, err := r.fill.file.ReadAt(p[:min(int64(len(p)), end-r.pos)], r.pos)
-	r.pos += int64(n)
-	if n > 0 {
-		err = nil
+	if r.direct, err = r.open(*unkept, r.pos); err != nil {
+		return 0, err
 	}
-	return n, err
+	return r.direct.Read(p)
 }
 
-// Seek moves the position.
+// Seek moves the position; only before the first Read.
 func (r *follower) Seek(offset int64, whence int) (int64, error) {
 	switch whence {
 	case io.SeekCurrent:
@@ -257,4 +295,11 @@ func (r *follower) Seek(offset int64, whence int) (int64, error) {
 	}
 	r.pos = offset
 	return offset, nil
+}
+
+func (r *follower) close() {
+	if r.direct != nil {
+		r.direct.close()
+	}
+	r.fill.leave()
 }

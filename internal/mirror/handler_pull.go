@@ -41,6 +41,10 @@ func (h *handler) pulled(w http.ResponseWriter, r *http.Request, t target) {
 		return
 	}
 	f, err := h.pull.blob(r.Context(), t.name, t.digest)
+	if isUnkept(err) {
+		h.direct(w, r, t)
+		return
+	}
 	if err != nil {
 		h.miss(w, r, t, "BLOB_UNKNOWN", reason(err))
 		return
@@ -56,17 +60,31 @@ func (h *handler) pulled(w http.ResponseWriter, r *http.Request, t target) {
 		h.cached(w, r, t, b)
 		return
 	}
-	defer f.leave()
+	h.following(w, r, t, f)
+}
+
+// following serves a blob that comes in.
+func (h *handler) following(w http.ResponseWriter, r *http.Request, t target, f *fill) {
+	body := &follower{fill: f, ctx: r.Context()}
+	body.open = func(start unkeptError, pos int64) (*direct, error) {
+		return h.pull.direct(r.Context(), t.name, t.digest, start, f.file, pos)
+	}
+	defer body.close()
 	// A range that ends before the tail would be given away unverified.
 	if rg := r.Header.Get("Range"); rg != "" && !openEnded(rg) {
-		if err := f.wait(r.Context()); err != nil {
+		err := f.wait(r.Context())
+		if isUnkept(err) {
+			h.direct(w, r, t)
+			return
+		}
+		if err != nil {
 			h.miss(w, r, t, "BLOB_UNKNOWN", reason(err))
 			return
 		}
 	}
 	blobHeader(w, t)
 	note(w, outcomeFill)
-	http.ServeContent(w, r, "", time.Time{}, &follower{fill: f, ctx: r.Context()})
+	http.ServeContent(w, r, "", time.Time{}, body)
 }
 
 // pulledHead answers with the length that the upstream says. Nothing is pulled for it.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"strings"
@@ -13,14 +12,15 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"golang.org/x/sys/unix"
 )
 
 // Upstreams say where images come from that are not in the cache. Registries that are not named are asked at
 // https://HOST, and only at public addresses.
 type Upstreams struct {
-	Named   []Upstream
-	MinFree int64 // bytes that a transfer leaves free on the cache's disk
+	Named []Upstream
+	// What would leave less than MinFree bytes free on the cache's disk, or make its blobs together longer than
+	// MaxCache, goes to those who asked for it and is not kept. MaxCache 0: no limit.
+	MinFree, MaxCache int64
 }
 
 // puller brings what is asked for from upstreams into a store.
@@ -29,6 +29,9 @@ type puller struct {
 	log     *slog.Logger
 	lim     limits
 	minFree int64
+	used    *cacheSize // nil: it may be of any size
+	boot    string
+	keeping keeping
 	named   map[string]*upstream
 	others  *lru[string, *upstream]
 	shared  *http.Transport // of others
@@ -52,10 +55,13 @@ const (
 )
 
 func newPuller(s *Store, cfg Upstreams, lim limits) (*puller, error) {
-	p := &puller{store: s, log: s.log, lim: lim, minFree: cfg.MinFree, named: map[string]*upstream{},
+	p := &puller{store: s, log: s.log, lim: lim, minFree: cfg.MinFree, boot: bootID(), named: map[string]*upstream{},
 		others: newLRU[string, *upstream](maxOthers),
 		fills:  map[digest.Digest]*fill{}, calls: map[string]*manifestCall{}, fresh: newLRU[Reference, time.Time](maxFresh),
 		tagLooks: newLooks[string](), referrerLooks: newLooks[ocispec.Descriptor](), listed: newLRU[string, listed](maxListed)}
+	if cfg.MaxCache > 0 {
+		p.used = newCacheSize(s, cfg.MaxCache)
+	}
 	var err error
 	if p.shared, err = p.transport(Upstream{}, false); err != nil {
 		return nil, err
@@ -183,29 +189,68 @@ func (p *puller) transfer(ctx context.Context, f *fill) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	if p.store.readOnly {
-		return fail("MER-003", p.store.dir, "the cache was opened read-only", "", "", nil)
-	}
-	w, err := p.store.writer() // before anything is asked for: a cache that cannot be written gets nothing
+	w, err := p.writer() // before anything is asked for: a cache that cannot be written gets nothing
 	if err != nil {
-		return err
+		return p.unkept(&unkeptError{err: err})
 	}
 	defer w.close()
-	c := call{method: http.MethodGet, repository: f.name.Repository, verb: "blobs", ref: f.digest.String()}
-	resp, err := u.do(ctx, c)
+	part := w.partial(ctx, f.digest, p.boot)
+	defer part.leave()
+	err = p.receive(ctx, u, f, part)
+	if errors.Is(err, errRange) && part.size > 0 { // what was left here is longer than the blob
+		part.remove()
+		err = p.receive(ctx, u, f, part)
+	}
+	if errors.Is(err, errCorrupt) && part.doubt && part.restart() == nil {
+		f.restart()
+		err = p.receive(ctx, u, f, part)
+	}
+	if errors.Is(err, errCorrupt) {
+		part.remove()
+	}
+	return p.unkept(err)
+}
+
+// writer opens the cache for what comes in.
+func (p *puller) writer() (*writer, error) {
+	if p.store.readOnly {
+		return nil, fail("MER-003", p.store.dir, "the cache was opened read-only", "", "", nil)
+	}
+	return p.store.writer()
+}
+
+// receive brings in what of a blob is not in the file yet, and makes the file the blob.
+func (p *puller) receive(ctx context.Context, u *upstream, f *fill, part *partial) error {
+	body, size, err := u.open(ctx, call{method: http.MethodGet, repository: f.name.Repository, verb: "blobs",
+		ref: f.digest.String(), from: part.size})
 	if err != nil {
 		return err
 	}
-	body := &resumed{ctx: ctx, u: u, call: c, body: resp.Body, size: resp.ContentLength}
 	defer func() { body.Close() }()
-	if err := p.room(resp.ContentLength); err != nil {
+	if err := p.room(ctx, f, part.size, size); err != nil {
+		return &unkeptError{err: err}
+	}
+	what := "the blob " + f.digest.String()
+	if err := part.create(); err != nil {
+		return &unkeptError{err: writeError(p.store.dir, what, err)}
+	}
+	err = f.receive(body, part, size)
+	if _, source := errors.AsType[*sourceError](err); err != nil && source {
 		return err
 	}
-	err = w.put(blobPath(f.digest), func(out io.Writer) error { return f.copyFrom(body, out, resp.ContentLength) })
-	if _, source := errors.AsType[*sourceError](err); err != nil && !source {
-		return writeError(p.store.dir, "the blob "+f.digest.String(), err)
+	if err == nil {
+		err = part.commit()
 	}
-	return err
+	if err != nil {
+		out := &unkeptError{err: writeError(p.store.dir, what, err), at: part.size}
+		if !part.doubt {
+			out.state = cloneHash(part.hash)
+		}
+		part.remove() // its readers have it open
+		return out
+	}
+	p.used.add(part.size)
+	return nil
 }
 
 // has says whether a blob is in the cache and not known to be bad.
@@ -216,19 +261,6 @@ func (p *puller) has(d digest.Digest) bool {
 	}
 	b.file.Close()
 	return true
-}
-
-// room refuses what would not fit.
-func (p *puller) room(size int64) error {
-	free, err := freeSpace(p.store.dir)
-	if err != nil {
-		return err
-	}
-	if need := max(size, 0) + p.minFree; free < need {
-		return fail("MER-002", p.store.dir, fmt.Sprintf("%d bytes must be free and %d are", need, free),
-			"what is in the cache is whole and is served", "free some space: df -h "+p.store.dir, unix.ENOSPC)
-	}
-	return nil
 }
 
 // size asks how long a blob is without bringing it in.

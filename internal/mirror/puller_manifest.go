@@ -202,7 +202,7 @@ func (p *puller) keep(ctx context.Context, ref Reference, rec record, data []byt
 	if p.store.readOnly {
 		return nil
 	}
-	if err := p.room(rec.Size); err != nil {
+	if err := p.room(ctx, nil, 0, rec.Size); err != nil {
 		return err
 	}
 	w, err := p.store.writer()

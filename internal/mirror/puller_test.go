@@ -333,7 +333,7 @@ func TestTailOfATransferIsHeldBack(t *testing.T) {
 	f := newFill(Name{}, digest.Digest(layer))
 	tmp, err := os.CreateTemp(t.TempDir(), "")
 	must(t, err)
-	f.begin(tmp, size)
+	f.begin(tmp, size, 0, false)
 	f.wrote(int(size))
 	if end, err := f.limit(t.Context(), 0); err != nil || end != size-holdBack {
 		t.Errorf("%d %v, of %d", end, err, size)

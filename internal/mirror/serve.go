@@ -110,6 +110,9 @@ func (s *Server) bind(ctx context.Context) error {
 		}
 		s.data = l
 	}
+	if err := limitStalls(s.data, stallTimeout); err != nil {
+		s.log.Warn("clients that take nothing are not cut", "error", err)
+	}
 	if err := s.wrapTLS(); err != nil {
 		return err
 	}
@@ -319,6 +322,11 @@ func (s *Server) health() Health {
 	h.Started, h.Listen = s.started, s.Addr().String()
 	if len(s.notes) > 0 {
 		h.Status, h.Notes = statusDegraded, append(h.Notes, s.notes...)
+	}
+	if s.pull != nil {
+		if notes := s.pull.notes(); len(notes) > 0 {
+			h.Status, h.Notes = "degraded", append(h.Notes, notes...)
+		}
 	}
 	return h
 }

@@ -54,6 +54,9 @@ var errUnavailable = errors.New("the upstream does not answer")
 // errRefused says that an upstream, or the site's own rules, do not let a repository be pulled.
 var errRefused = errors.New("not allowed")
 
+// errRange says that an upstream's blob is not as long as what is asked for of it.
+var errRange = errors.New("it has no such range")
+
 // upstream is a registry as it is talked to.
 type upstream struct {
 	cfg     Upstream
@@ -63,7 +66,8 @@ type upstream struct {
 	auth    authorizer
 	breaker breaker
 	pace    pace
-	slots   chan struct{} // blob transfers
+	slots   chan struct{} // blob transfers into the cache
+	direct  chan struct{} // and past it
 	lim     limits
 	count   *counters
 }
@@ -89,7 +93,7 @@ func newUpstream(cfg Upstream, tr http.RoundTripper, lim limits) (*upstream, err
 		prefix += "/"
 	}
 	u := &upstream{cfg: cfg, base: &url.URL{Scheme: base.Scheme, Host: base.Host}, prefix: prefix, tr: tr, lim: lim,
-		slots: make(chan struct{}, maxFills), count: &counters{}}
+		slots: make(chan struct{}, maxFills), direct: make(chan struct{}, maxDirect), count: &counters{}}
 	u.pace.rate = cfg.Rate
 	u.breaker = breaker{lim: lim, now: time.Now}
 	return u, nil
@@ -205,6 +209,8 @@ func (u *upstream) judge(ctx context.Context, resp *http.Response, err error) (t
 		return -1, ErrNotFound
 	case s == http.StatusUnauthorized || s == http.StatusForbidden:
 		return -1, fmt.Errorf("%w: it answered %s", errRefused, resp.Status)
+	case s == http.StatusRequestedRangeNotSatisfiable:
+		return -1, fmt.Errorf("%w: %w", errUnavailable, errRange)
 	case s == http.StatusTooManyRequests:
 		return u.later(resp.Header.Get("Retry-After")), fmt.Errorf("%w: it answered %s", errUnavailable, resp.Status)
 	case s >= http.StatusInternalServerError:

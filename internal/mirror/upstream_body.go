@@ -108,6 +108,23 @@ func (r *resumed) Read(p []byte) (int, error) {
 	}
 }
 
+// open opens the body of a blob from call.from on, and says how long the whole blob is, or -1.
+func (u *upstream) open(ctx context.Context, c call) (*resumed, int64, error) {
+	resp, err := u.do(ctx, c)
+	if err != nil {
+		return nil, 0, err
+	}
+	r := &resumed{ctx: ctx, u: u, call: c, body: resp.Body, pos: c.from, last: c.from, size: resp.ContentLength}
+	if r.size >= 0 && resp.StatusCode == http.StatusPartialContent {
+		r.size += c.from
+	}
+	if err := r.align(resp); err != nil {
+		r.Close()
+		return nil, 0, err
+	}
+	return r, r.size, nil
+}
+
 // again opens the body at the position that was reached.
 func (r *resumed) again(cause error) error {
 	if r.ctx.Err() != nil {

@@ -215,7 +215,7 @@ func (w *writer) syncDir(rel string) error {
 	return d.Sync()
 }
 
-// sweep removes temporary files whose writer is gone.
+// sweep removes temporary files whose writer is gone, but for those that a transfer can go on with.
 func (w *writer) sweep() error {
 	d, err := w.root.Open(dirTmp)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -227,8 +227,9 @@ func (w *writer) sweep() error {
 	defer d.Close()
 	entries, err := d.ReadDir(-1)
 	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), tmpPrefix) {
-			err = errors.Join(err, w.sweepOne(dirTmp+"/"+e.Name(), e.IsDir()))
+		rel := dirTmp + "/" + e.Name()
+		if strings.HasPrefix(e.Name(), tmpPrefix) || strings.HasPrefix(e.Name(), partPrefix) && w.stale(rel) {
+			err = errors.Join(err, w.sweepOne(rel, e.IsDir()))
 		}
 	}
 	return err

@@ -42,12 +42,12 @@ type Service struct {
 }
 
 // Limits are those of [mirror.limits] that are not the default, as they are written there; empty: the default.
-type Limits struct{ MinFree, ScrubPeriod string }
+type Limits struct{ MinFree, MaxCache, ScrubPeriod string }
 
 // flags are the command line of limits.
 func (l Limits) flags() []string {
 	var args []string
-	for _, f := range [][2]string{{"--min-free", l.MinFree}, {"--scrub-period", l.ScrubPeriod}} {
+	for _, f := range [][2]string{{"--min-free", l.MinFree}, {"--max-cache", l.MaxCache}, {"--scrub-period", l.ScrubPeriod}} {
 		if f[1] != "" {
 			args = append(args, f[0], strings.ReplaceAll(f[1], " ", ""))
 		}
