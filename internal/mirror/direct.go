@@ -56,7 +56,7 @@ func (p *puller) direct(ctx context.Context, n Name, d digest.Digest, start unke
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	out := &direct{digest: d, size: -1, end: -1, pos: pos, read: start.at, hash: start.state, buf: make([]byte, 2*holdBack)}
+	out := &direct{digest: d, size: -1, end: -1, pos: pos, read: start.at, hash: cloneHash(start.state), buf: make([]byte, 2*holdBack)}
 	if out.hash == nil {
 		out.hash, out.read, prefix = d.Algorithm().Hash(), 0, nil
 	}
@@ -74,7 +74,7 @@ func (p *puller) direct(ctx context.Context, n Name, d digest.Digest, start unke
 	return out, nil
 }
 
-// cloneHash copies the state of a hash; nil if it cannot.
+// cloneHash copies the state of a hash: others may go on from it, too. Nil if there is none.
 func cloneHash(h hash.Hash) hash.Hash {
 	c, ok := h.(hash.Cloner)
 	if !ok {

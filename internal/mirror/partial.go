@@ -175,10 +175,7 @@ func (p *partial) restart() error {
 
 // create makes the file unless there is one.
 func (p *partial) create() error {
-	if p.file != nil {
-		return nil
-	}
-	if err := p.w.ensureDir(path.Dir(blobPath(p.digest))); err != nil {
+	if err := p.w.ensureDir(path.Dir(blobPath(p.digest))); err != nil || p.file != nil {
 		return err
 	}
 	if err := p.w.ensureTmp(); err != nil {
@@ -236,6 +233,7 @@ func (p *partial) commit() error {
 	if err := p.w.root.Rename(p.name, rel); err != nil {
 		return err
 	}
+	p.close() // the name is free: it may be another's from now on
 	return p.w.syncDir(path.Dir(rel))
 }
 

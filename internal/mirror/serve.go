@@ -103,8 +103,7 @@ func (s *Server) bind(ctx context.Context) error {
 		return err
 	}
 	if s.data == nil {
-		var lc net.ListenConfig
-		l, err := lc.Listen(ctx, "tcp", s.cfg.Listen)
+		l, err := listenTCP(ctx, s.cfg.Listen)
 		if err != nil {
 			return listenError(s.cfg.Listen, err)
 		}

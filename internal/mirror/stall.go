@@ -1,6 +1,7 @@
 package mirror
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"syscall"
@@ -12,6 +13,13 @@ import (
 // stallTimeout is how long a client may take nothing of what is sent to it, else it would hold its connection,
 // and its upstream's, for ever. One that takes a little now and then is let be: its link is slow.
 const stallTimeout = 5 * time.Minute
+
+// listenTCP listens without multipath TCP, which Go would take: its sockets have no TCP_USER_TIMEOUT.
+func listenTCP(ctx context.Context, addr string) (net.Listener, error) {
+	var lc net.ListenConfig
+	lc.SetMultipathTCP(false)
+	return lc.Listen(ctx, "tcp", addr)
+}
 
 // limitStalls lets the kernel cut the connections of a listener on which nothing moves. It knows what a client
 // took; a wrapper around the connection that did would cost the sendfile of every blob.

@@ -28,6 +28,7 @@ type origin struct {
 	fault  func(w http.ResponseWriter, r *http.Request, ref string) bool
 	tags   map[string]string // overrides
 	hold   chan struct{}     // a blob's second half waits for it
+	cut    int               // so long is that half; 0: half
 }
 
 func newOrigin(t testing.TB, set *imagetest.Set) *origin {
@@ -113,6 +114,10 @@ func (o *origin) body(w http.ResponseWriter, r *http.Request, b []byte) {
 	status := http.StatusOK
 	if s, ok := strings.CutPrefix(r.Header.Get("Range"), "bytes="); ok {
 		from, _ := strconv.Atoi(strings.TrimSuffix(s, "-"))
+		if from >= len(b) {
+			w.WriteHeader(http.StatusRequestedRangeNotSatisfiable)
+			return
+		}
 		w.Header().Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", from, len(b)-1, len(b)))
 		b, status = b[from:], http.StatusPartialContent
 	}
@@ -121,7 +126,7 @@ func (o *origin) body(w http.ResponseWriter, r *http.Request, b []byte) {
 	if r.Method == http.MethodHead {
 		return
 	}
-	half := len(b) / 2
+	half := o.half(b)
 	n, _ := w.Write(b[:half])
 	o.mu.Lock()
 	o.bytes += int64(n)
@@ -139,6 +144,13 @@ func (o *origin) body(w http.ResponseWriter, r *http.Request, b []byte) {
 	o.mu.Lock()
 	o.bytes += int64(n)
 	o.mu.Unlock()
+}
+
+func (o *origin) half(b []byte) int64 {
+	if o.cut > 0 {
+		return int64(max(0, len(b)-o.cut))
+	}
+	return int64(len(b) / 2)
 }
 
 func (o *origin) resolve(t target) string {
