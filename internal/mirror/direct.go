@@ -66,7 +66,10 @@ func (p *puller) direct(ctx context.Context, n Name, d digest.Digest, start unke
 		return nil, err
 	}
 	out.size, out.body = size, io.TeeReader(body, out.hash)
-	out.close = func() { body.Close(); <-u.direct }
+	out.close = func() {
+		body.Close() //nolint:errcheck // it was read as far as it is wanted
+		<-u.direct
+	}
 	if prefix != nil && pos < out.read {
 		out.body = io.MultiReader(io.NewSectionReader(prefix, pos, out.read-pos), out.body)
 		out.read = pos

@@ -110,7 +110,7 @@ func (r *resumed) Read(p []byte) (int, error) {
 
 // open opens the body of a blob from call.from on, and says how long the whole blob is, or -1.
 func (u *upstream) open(ctx context.Context, c call) (*resumed, int64, error) {
-	resp, err := u.do(ctx, c)
+	resp, err := u.do(ctx, c) //nolint:bodyclose // it becomes the body that Close closes
 	if err != nil {
 		return nil, 0, err
 	}
@@ -119,7 +119,7 @@ func (u *upstream) open(ctx context.Context, c call) (*resumed, int64, error) {
 		r.size += c.from
 	}
 	if err := r.align(resp); err != nil {
-		r.Close()
+		r.Close() //nolint:errcheck // nothing is lost
 		return nil, 0, err
 	}
 	return r, r.size, nil
