@@ -172,6 +172,7 @@ func (h *handler) direct(w http.ResponseWriter, r *http.Request, t target) {
 	}
 	d.end = end
 	blobHeader(w, t)
+	note(w, outcomeFill)
 	http.ServeContent(w, r, "", time.Time{}, d)
 }
 
@@ -182,6 +183,7 @@ func (h *handler) endless(w http.ResponseWriter, r *http.Request, t target, d *d
 		return
 	}
 	blobHeader(w, t)
+	note(w, outcomeFill)
 	w.WriteHeader(http.StatusOK)
 	if _, err := io.Copy(w, d); err != nil {
 		http.NewResponseController(w).SetWriteDeadline(time.Unix(1, 0)) //nolint:errcheck // it keeps the end from being written
