@@ -161,10 +161,12 @@ func (s *site) require(refs ...string) {
 	}
 }
 
-// quietNetwork gives the node one default route, its own namespace, and a record of every upstream.
+// quietNetwork gives the node default routes by a cable and by a dummy, its own namespace, and a record of every upstream.
 func (s *site) quietNetwork() {
-	s.node.WriteFile("/proc/net/route", "eth0\t00000000\t0102A8C0\t0003\t0\t0\t100\t00000000\t0\t0\t0\n")
+	s.node.WriteFile("/proc/net/route", "eth0\t00000000\t0102A8C0\t0003\t0\t0\t100\t00000000\t0\t0\t0\n"+
+		"dummy0\t00000000\tFF7100CB\t0003\t0\t0\t1000\t00000000\t0\t0\t0\n")
 	s.node.WriteFile("/sys/class/net/eth0/operstate", "up\n")
+	s.node.WriteFile("/sys/class/net/dummy0/uevent", "INTERFACE=dummy0\nIFINDEX=7\n")
 	s.node.Symlink("/proc/1/ns/net", "net:[1]")
 	s.node.Symlink("/proc/self/ns/net", "net:[1]")
 	var hosts []string

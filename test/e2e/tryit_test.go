@@ -201,6 +201,9 @@ func shaped(t *testing.T, tools, containerd string) *nspawn.Node {
 	}
 	n.Copy(t, "snapshot.sh", "/usr/bin/snapshot", 0o755)
 	n.Boot(t)
+	// a default route without a cable, as HST-02 wants it; a kernel without dummy gets a veth pair
+	n.Must(t, `ip link add dummy0 type dummy 2>/dev/null || ip link add dummy0 type veth peer name dummy1 && ip link set dummy1 up
+ip addr add 203.0.113.254/31 dev dummy0 && ip link set dummy0 up && ip route add default via 203.0.113.255 dev dummy0 metric 1000`)
 	// runc wants writable cgroups, which nspawn mounts read-only
 	n.Must(t, `for c in blkio memory freezer pids cpuset cpu cpuacct devices; do mount -o remount,bind,rw /sys/fs/cgroup/$c 2>/dev/null; done; systemctl restart containerd; true`)
 	return n
