@@ -33,6 +33,10 @@ func TestParseTarget(t *testing.T) {
 		{"/v2/localhost/a/manifests/Mixed_Case.1", "", opManifest, "localhost/a", "Mixed_Case.1"},
 		{"/v2/up.test:5555/a/manifests/1", "", opManifest, "up.test:5555/a", "1"},
 		{"/v2/a/manifests/1", "up.test:5555", opManifest, "up.test:5555/a", "1"},
+		{"/v2/up.test__5555/a/b__1/manifests/1", "", opManifest, "up.test:5555/a/b__1", "1"},
+		{"/v2/localhost__5000/a/manifests/1", "", opManifest, "localhost:5000/a", "1"},
+		{"/v2/up.test__5555/a/manifests/1", "r.io", opManifest, "r.io/up.test__5555/a", "1"},
+		{"/v2/a__1/manifests/1", "", opManifest, "docker.io/library/a__1", "1"},
 		{"/v2/quay.io/a/manifests/1", "ghcr.io", opManifest, "ghcr.io/quay.io/a", "1"},
 		{"/v2/x/blobs/manifests/tags/list", "r.io", opTags, "r.io/x/blobs/manifests", "list"},
 		{"/v2/manifests/manifests/manifests", "r.io", opManifest, "r.io/manifests", "manifests"},
@@ -61,6 +65,7 @@ func TestParseTargetRefuses(t *testing.T) {
 	}
 	for _, c := range [][2]string{
 		{"/v2/../etc/manifests/1", ""}, {"/v2/a//b/manifests/1", ""}, {"/v2/a/_tags/manifests/1", ""},
+		{"/v2/a.b__/c/manifests/1", ""}, {"/v2/a.b__5000__6000/c/manifests/1", ""}, {"/v2/__5000/c/manifests/1", ""},
 		{"/v2/A/manifests/1", ""}, {"/v2/a/manifests/1", ".."}, {"/v2/a/manifests/1", "_tags"},
 		{"/v2/a/manifests/1", "a/b"}, {"/v2/a/manifests/1", "h:"}, {"/v2/" + strings.Repeat("a/", 200) + "a/manifests/1", ""},
 		{"/v2/.a/manifests/1", "r.io"}, {"/v2/a\x00/manifests/1", "r.io"},

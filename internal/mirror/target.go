@@ -106,12 +106,23 @@ func resolveName(raw, ns, defaultRegistry string) Name {
 	if ns == "" {
 		registry = defaultRegistry
 		first, rest, ok := strings.Cut(raw, "/")
+		first = withPort(first)
 		if ok && (strings.ContainsAny(first, ".:") || first == "localhost") {
 			registry, repository = first, rest
 		}
 	}
 	registry = canonicalRegistry(registry)
 	return Name{Registry: registry, Repository: canonicalRepository(registry, repository)}
+}
+
+// withPort reads host__port as host:port. The reference grammar has no colon in a path, so that clients that ask
+// in path style (CRI-O, podman, skopeo, crane) could not name a registry with a port; "__" is in no host name.
+func withPort(s string) string {
+	host, port, ok := strings.Cut(s, "__")
+	if ok && port != "" && only(port, isDigit) {
+		return host + ":" + port
+	}
+	return s
 }
 
 // requestPath is the inverse: path and query that ask a mirror for a reference's repository.
