@@ -237,4 +237,3 @@ func CacheMisses(ctx context.Context, cache, admin string, since time.Time) ([]M
 	}
 	return out, nil
 }
-

@@ -34,6 +34,8 @@ type Health struct {
 	Listen   string    `json:"listen"`
 	Notes    []string  `json:"notes,omitempty"`
 	Unused   []Foreign `json:"unused,omitempty"` // files that requests met and could not use
+
+	Scrub *ScrubState `json:"scrub,omitempty"` // nil: blobs are not read again
 }
 
 // Health looks at the cache's disk.

@@ -17,10 +17,10 @@ type Entry struct {
 	Reference string     `json:"reference"`
 	Digest    string     `json:"digest"`
 	MediaType string     `json:"mediaType"`
-	Size      int64      `json:"size"`          // bytes in the cache of all that it reaches
-	Time      time.Time  `json:"time,omitzero"` // when the tag got this digest; zero for digest references
+	Size      int64      `json:"size"`             // bytes in the cache of all that it reaches
+	Time      time.Time  `json:"time,omitzero"`    // when the tag got this digest; zero for digest references
 	LastUse   time.Time  `json:"lastUse,omitzero"` // when a node last asked for it, or for its digest
-	Complete  bool       `json:"complete"`      // every platform that it names is here
+	Complete  bool       `json:"complete"`         // every platform that it names is here
 	Platforms []Platform `json:"platforms"`
 	Error     string     `json:"error,omitempty"` // its manifest is missing or cannot be read
 }

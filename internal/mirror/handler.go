@@ -141,6 +141,8 @@ func (h *handler) blob(w http.ResponseWriter, r *http.Request, t target) {
 		refuse(w, r, http.StatusBadRequest, "DIGEST_INVALID", "invalid digest")
 		return
 	}
+	h.store.serving.Add(1)
+	defer h.store.serving.Add(-1)
 	b, err := h.store.openBlob(t.digest)
 	switch {
 	case err == nil:

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync"
 	"time"
 )
 
@@ -108,12 +109,17 @@ func (k *keeper) write() error {
 	if err != nil {
 		return err
 	}
-	w, err := k.store.writer()
+	return k.store.putKept(k.file, b)
+}
+
+// putKept writes such a file.
+func (s *Store) putKept(rel string, b []byte) error {
+	w, err := s.writer()
 	if err != nil {
 		return err
 	}
 	defer w.close()
-	return w.put(k.file, func(out io.Writer) error {
+	return w.put(rel, func(out io.Writer) error {
 		_, err := out.Write(b)
 		return err
 	})
@@ -129,4 +135,22 @@ func jsonLines[T any](list []T) ([]byte, error) {
 		}
 	}
 	return b.Bytes(), nil
+}
+
+// guarded is a value that several goroutines look at.
+type guarded[T any] struct {
+	mu sync.Mutex
+	v  T
+}
+
+func (g *guarded[T]) get() T {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.v
+}
+
+func (g *guarded[T]) set(change func(*T)) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	change(&g.v)
 }

@@ -21,7 +21,7 @@ import (
 const (
 	lockPoll    = 20 * time.Millisecond
 	lockRemove  = 5 * time.Second // somebody who removes, for those who write
-	lockKeep    = time.Second      // a mirror that wants to keep what it serves anyway
+	lockKeep    = time.Second     // a mirror that wants to keep what it serves anyway
 	lockForever = time.Duration(1<<63 - 1)
 )
 

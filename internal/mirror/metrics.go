@@ -35,6 +35,9 @@ const (
 	mHashed      = "edgeprep_mirror_verified_bytes_total"
 	mVerified    = "edgeprep_mirror_verified_blobs_total"
 	mMisses      = "edgeprep_mirror_misses"
+	mScrubbed    = "edgeprep_mirror_scrub_completed_timestamp_seconds"
+	mScrubPart   = "edgeprep_mirror_scrub_pass_ratio"
+	mScrubBad    = "edgeprep_mirror_scrub_bad_blobs_total"
 	mLogDropped  = "edgeprep_mirror_log_lines_dropped_total"
 )
 
@@ -57,6 +60,9 @@ func metricTable() []metric {
 		{mFree, gauge, "Bytes that are free on the cache's disk for the mirror.", nil},
 		{mWritable, gauge, "1: the cache can be written; 0: what it has is served, and nothing can be added.", nil},
 		{mDegraded, gauge, "1: it serves, but something needs a look: /healthz says what.", nil},
+		{mScrubbed, gauge, "When the last whole pass of the scrub over the cache ended; 0: none did yet, or there is no scrub.", nil},
+		{mScrubPart, gauge, "How much of the cache the running pass of the scrub has read, 0 to 1.", nil},
+		{mScrubBad, counter, "Blobs that the scrub found changed on the disk, also before a restart.", nil},
 		{mLogDropped, counter, "Log lines dropped because standard error took nothing.", nil},
 		{mBuild, gauge, "Always 1.", []string{"version", "goversion"}},
 	}
@@ -160,11 +166,28 @@ func (c *collector) state(show func(string, float64, ...string)) {
 	show(mWritable, number(h.Writable))
 	show(mDegraded, number(h.Status != statusOK))
 	show(mMisses, float64(len(c.s.misses.List(""))))
+	showScrub(show, h.Scrub)
 	dropped := uint64(0)
 	if c.s.cfg.LogQueue != nil {
 		dropped = c.s.cfg.LogQueue.Dropped()
 	}
 	show(mLogDropped, float64(dropped))
+}
+
+func showScrub(show func(string, float64, ...string), st *ScrubState) {
+	var completed, part, bad float64
+	if st != nil {
+		bad = float64(st.BadEver)
+		if !st.Completed.IsZero() {
+			completed = float64(st.Completed.Unix())
+		}
+		if st.Position != "" && st.Total > 0 {
+			part = float64(st.Done) / float64(st.Total)
+		}
+	}
+	show(mScrubbed, completed)
+	show(mScrubPart, part)
+	show(mScrubBad, bad)
 }
 
 func number(b bool) float64 {

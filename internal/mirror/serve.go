@@ -53,8 +53,9 @@ type Server struct {
 	misses  *Misses
 	uses    *uses
 	keepers []*keeper
-	pull    *puller  // nil: no upstream
-	notes   []string // for Health: what is not as it was asked for
+	scrub   *scrubber // nil: none
+	pull    *puller   // nil: no upstream
+	notes   []string  // for Health: what is not as it was asked for
 	data    net.Listener
 	admin   net.Listener // nil: none
 	watch   net.Listener // nil: no metrics
@@ -85,6 +86,10 @@ func Listen(ctx context.Context, cfg Config) (*Server, error) {
 		return nil, err
 	}
 	s.keepers = []*keeper{{store: s.store, file: fileUses, what: s.uses, every: saveEvery}, {store: s.store, file: fileMisses, what: s.misses, every: saveEvery}}
+	if cfg.ScrubPeriod > 0 {
+		s.scrub = newScrubber(s.store, cfg.ScrubPeriod)
+		s.scrub.busy, s.scrub.heal = func() bool { return s.store.serving.Load() > 0 }, s.healer
+	}
 	if cfg.Upstream != nil {
 		// A mirror that serves only what it has is better than none.
 		if s.pull, err = newPuller(s.store, *cfg.Upstream, defaultLimits()); err != nil {
@@ -254,6 +259,12 @@ func (s *Server) Serve(ctx context.Context) error {
 			return nil
 		})
 	}
+	if s.scrub != nil {
+		g.Go(func() error {
+			s.scrub.run(gctx)
+			return nil
+		})
+	}
 	n := s.notifier()
 	n.ready()
 	g.Go(func() error {
@@ -319,6 +330,13 @@ func (s *Server) sweep() {
 func (s *Server) health() Health {
 	h := s.store.Health()
 	h.Started, h.Listen = s.started, s.Addr().String()
+	if s.scrub != nil {
+		st := s.scrub.state.get()
+		h.Scrub = &st
+		if st.Bad > 0 {
+			h.Status, h.Notes = statusDegraded, append(h.Notes, fmt.Sprintf("%d blobs changed on the disk since the scrub began: look after the disk", st.Bad))
+		}
+	}
 	if len(s.notes) > 0 {
 		h.Status, h.Notes = statusDegraded, append(h.Notes, s.notes...)
 	}

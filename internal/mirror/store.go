@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -42,6 +43,7 @@ type Store struct {
 	settle time.Duration     // see settleTime; tests have it shorter
 	hook   func(step string) // told before each step of a write; tests kill the process there
 
+	serving  atomic.Int32 // requests for blobs that run
 	flights  flights
 	counters *counters
 	ctx      context.Context // ends the hashing in the background
