@@ -244,6 +244,14 @@ func copyTo(ctx context.Context, h hash.Hash, r io.ReaderAt) error {
 // holdBack is how much of an unverified blob is kept until its digest is known to be right.
 const holdBack = 64 << 10
 
+// limit says how far an unverified blob may be given away; from its tail on, that is known after the verification.
+func (b *blob) limit(ctx context.Context, pos int64) (int64, error) {
+	if open := b.key.size - holdBack; pos < open {
+		return open, nil
+	}
+	return b.key.size, b.flight.wait(ctx)
+}
+
 // held reads an unverified blob and stops before its tail until the verification is done. When that fails so
 // does the read: the client gets less than it was promised and cannot take the body for whole.
 type held struct {
@@ -253,17 +261,14 @@ type held struct {
 }
 
 func (h *held) Read(p []byte) (int, error) {
-	open := h.key.size - holdBack - h.pos
-	if open <= 0 {
-		if err := h.flight.wait(h.ctx); err != nil {
-			return 0, err
-		}
-		open = h.key.size - h.pos
-	}
-	if open <= 0 {
+	if h.pos >= h.key.size {
 		return 0, io.EOF
 	}
-	n, err := h.file.ReadAt(p[:min(int64(len(p)), open)], h.pos)
+	end, err := h.limit(h.ctx, h.pos)
+	if err != nil {
+		return 0, err
+	}
+	n, err := h.file.ReadAt(p[:min(int64(len(p)), end-h.pos)], h.pos)
 	h.pos += int64(n)
 	if n > 0 {
 		err = nil // a file that got shorter shows at the next read

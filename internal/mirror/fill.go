@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"io/fs"
 	"os"
@@ -226,14 +227,17 @@ func (f *fill) pump(body io.Reader, part *partial, size int64) error {
 	if size < 0 {
 		size = maxUnknown
 	}
-	buf := make([]byte, wakeBytes)
 	r := io.LimitReader(body, size+1-part.size)
-	for {
-		n, err := r.Read(buf)
-		if _, werr := part.Write(buf[:n]); werr != nil {
-			return werr
-		}
+	h := startHashing(part.hash)
+	defer h.end()
+	bufs := [2][]byte{make([]byte, wakeBytes), make([]byte, wakeBytes)}
+	for i := 0; ; i ^= 1 {
+		n, err := r.Read(bufs[i])
 		if n > 0 {
+			if werr := part.write(bufs[i][:n]); werr != nil {
+				return werr
+			}
+			h.add(bufs[i][:n])
 			f.wrote(n)
 		}
 		switch {
@@ -243,6 +247,32 @@ func (f *fill) pump(body io.Reader, part *partial, size int64) error {
 			return &sourceError{err}
 		}
 	}
+}
+
+// hashing hashes what comes in beside its being read and written.
+type hashing struct {
+	next chan []byte
+	done chan struct{}
+}
+
+func startHashing(h hash.Hash) *hashing {
+	out := &hashing{next: make(chan []byte), done: make(chan struct{})}
+	go func() {
+		defer close(out.done)
+		for b := range out.next {
+			h.Write(b)
+		}
+	}()
+	return out
+}
+
+// add has b hashed, which stays as it is until the next add returned.
+func (h *hashing) add(b []byte) { h.next <- b }
+
+// end waits until all is hashed.
+func (h *hashing) end() {
+	close(h.next)
+	<-h.done
 }
 
 // follower reads a fill as it comes in. When the fill cannot go on because of the disk, or the disk does not give back

@@ -180,7 +180,7 @@ func (h *handler) unverified(w http.ResponseWriter, r *http.Request, t target, b
 			return
 		}
 	}
-	http.ServeContent(w, r, "", time.Time{}, &held{blob: b, ctx: r.Context()})
+	(&growing{b.file, b.key.size, b.limit}).serve(w, r, &held{blob: b, ctx: r.Context()})
 }
 
 // openEnded says whether a Range is one "bytes=N-": it ends with the blob's tail.

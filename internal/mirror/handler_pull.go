@@ -84,7 +84,13 @@ func (h *handler) following(w http.ResponseWriter, r *http.Request, t target, f 
 	}
 	blobHeader(w, t)
 	note(w, outcomeFill)
-	http.ServeContent(w, r, "", time.Time{}, body)
+	file, err := reopen(f.file)
+	if err != nil {
+		http.ServeContent(w, r, "", time.Time{}, body)
+		return
+	}
+	defer file.Close()
+	(&growing{file, f.size, f.limit}).serve(w, r, body)
 }
 
 // pulledHead answers with the length that the upstream says. Nothing is pulled for it.

@@ -208,13 +208,13 @@ func (p *partial) reader() (*os.File, error) {
 	return f, nil
 }
 
-// Write adds to file and hash.
-func (p *partial) Write(b []byte) (int, error) {
+// write adds to the file what the caller hashes.
+func (p *partial) write(b []byte) error {
 	if _, err := p.file.Write(b); err != nil {
-		return 0, err
+		return err
 	}
 	p.size += int64(len(b))
-	return p.hash.Write(b)
+	return nil
 }
 
 // right says whether the content is the blob.
