@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -27,6 +28,7 @@ type coldFigures struct {
 	total, first []float64 // s
 	bytes        []float64 // of the image's size
 	peak         []float64 // MB
+	cost         []float64 // CPU-s per GB of what the clients got
 }
 
 // coldRound pulls the image once through a server that has nothing, by so many clients at once.
@@ -48,6 +50,12 @@ func (b *bench) coldRound(ctx context.Context, k kind, l link, f *coldFigures) e
 		addr, pid = s.addr, s.pid()
 	}
 	o.requests.Store(0)
+	var before time.Duration
+	if pid != 0 {
+		if before, err = cpu(pid); err != nil {
+			return err
+		}
+	}
 	p, err := b.pullAll(ctx, addr, l.clients)
 	if err != nil {
 		return fmt.Errorf("%s: %w", k, err)
@@ -56,9 +64,11 @@ func (b *bench) coldRound(ctx context.Context, k kind, l link, f *coldFigures) e
 	f.first = append(f.first, p.first.Seconds())
 	f.bytes = append(f.bytes, float64(o.bytes.Load())/float64(b.img.size()+b.img.manifest.size))
 	if pid != 0 {
-		mb, err := peak(pid)
+		used, err := cpu(pid)
+		f.cost = append(f.cost, (used-before).Seconds()*1e9/float64(int64(l.clients)*b.img.size()))
+		mb, err2 := peak(pid)
 		f.peak = append(f.peak, mb)
-		return err
+		return errors.Join(err, err2)
 	}
 	return nil
 }
@@ -129,9 +139,11 @@ func (b *bench) coldRows(ctx context.Context, l link, total, first goal, bytes *
 	if bytes != nil {
 		rows = append(rows, bytes.row(l.name+", upstream bytes ÷ image", share(all[ours]), coldList(all, "%.2f", share)))
 	}
-	mem := median(all[ours].peak)
-	return append(rows, row{what: l.name + ", peak memory", measured: fmt.Sprintf("%.0f MB", mem),
-		others: coldList(all, "%.0f MB", func(f *coldFigures) float64 { return median(f.peak) })}), nil
+	mem := func(f *coldFigures) float64 { return median(f.peak) }
+	cost := func(f *coldFigures) float64 { return median(f.cost) }
+	return append(rows,
+		row{what: l.name + ", peak memory", measured: fmt.Sprintf("%.0f MB", mem(all[ours])), others: coldList(all, "%.0f MB", mem)},
+		row{what: l.name + ", CPU-s per GB", measured: fmt.Sprintf("%.2f", cost(all[ours])), others: coldList(all, "%.2f", cost)}), nil
 }
 
 func (b *bench) coldFast(ctx context.Context) ([]row, error) {
