@@ -19,13 +19,16 @@ func newCheck(g *globals) *cobra.Command {
 	var list, ifConfigured, keep bool
 	var profile, graph string
 	var wait time.Duration
+	var k keeping
 	cmd := &cobra.Command{
 		Use:   "check [ID...]",
 		Short: "Run the checklist; the verdict is PASS, PASS-UNPROVEN or FAIL",
 		Long: "Runs the checklist on this node. It never changes the node and never needs a network.\n" +
 			"The verdict is PASS only when every required check ran and passed while egress was seen cut.\n\n" +
 			"Exit codes: 0 PASS or PASS-UNPROVEN, 3 FAIL, 4 with --strict: warnings or PASS-UNPROVEN; or a check could not run.",
-		Example: "  edgeprep check\n  edgeprep check --profile ship --deep\n  edgeprep check IMG-01 REG-01 -o json\n  edgeprep check --list",
+		Example: "  edgeprep check\n  edgeprep check --profile ship --deep\n  edgeprep check IMG-01 REG-01 -o json\n  edgeprep check --list\n" +
+			"  edgeprep check --profile ship --out /var/lib/edgeprep/reports --by 'A. Nyman' --sign ~/.ssh/id_ed25519\n" +
+			"  edgeprep check --profile arrival --against check-20261122T214000Z-kiosk-0417-PASS.json",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.IDs, o.Profile = args, check.Profile(profile)
 			if list {
@@ -39,6 +42,9 @@ func newCheck(g *globals) *cobra.Command {
 			if cmd.Flags().Changed("graph") {
 				return g.drawColdStart(cmd.Context(), graph)
 			}
+			if err := k.into(&o); err != nil {
+				return err
+			}
 			return g.with(cmd.Context(), func(ctx context.Context, a *app.App) error {
 				if ifConfigured && !a.Configured() {
 					fmt.Fprintf(g.err, "edgeprep: no %s, nothing to check\n", a.ConfigName())
@@ -48,7 +54,10 @@ func newCheck(g *globals) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return g.concludeCheck(ctx, a, r, keep)
+				if err := k.keep(g, r); err != nil {
+					return err
+				}
+				return g.concludeCheck(ctx, a, r, keep, k.format)
 			})
 		},
 		ValidArgsFunction: completeChecks,
@@ -58,6 +67,7 @@ func newCheck(g *globals) *cobra.Command {
 	f.BoolVar(&o.Deep, "deep", false, "hash content again instead of trusting size and time")
 	f.BoolVar(&o.Strict, "strict", false, "exit 4 on warnings and on PASS-UNPROVEN")
 	f.BoolVar(&list, "list", false, "list the checks")
+	k.flags(f)
 	f.StringVar(&graph, "graph", "", "draw what waits for what at power-on (COLD-*), as mermaid or dot; with -o json as data")
 	f.DurationVar(&wait, "wait", 0, "look again for this long while something fails: for a node that is starting")
 	f.BoolVar(&keep, "keep", false, "keep the report in the directory [checklist] out")
@@ -83,14 +93,14 @@ func (g *globals) drawColdStart(ctx context.Context, form string) error {
 	})
 }
 
-func (g *globals) concludeCheck(ctx context.Context, a *app.App, r check.Report, keep bool) error {
+func (g *globals) concludeCheck(ctx context.Context, a *app.App, r check.Report, keep bool, format string) error {
 	file, err := a.NoteCheck(ctx, r, keep)
 	if err != nil {
 		fmt.Fprintln(g.err, "edgeprep: the result is not kept: "+err.Error())
 	} else if file != "" {
 		fmt.Fprintln(g.err, "report: "+file)
 	}
-	if err := g.showCheck(r); err != nil {
+	if err := g.writeReport(r, format); err != nil {
 		return err
 	}
 	if code := r.ExitCode(); code != 0 {
@@ -104,13 +114,6 @@ func (g *globals) listChecks() error {
 		return writeJSON(g.out, check.Catalogue())
 	}
 	return report.List(g.out, check.Catalogue())
-}
-
-func (g *globals) showCheck(r check.Report) error {
-	if g.json() {
-		return report.JSON(g.out, r)
-	}
-	return report.Text(g.out, r, report.Options{Color: g.colored(g.out), Verbose: g.verbose > 0})
 }
 
 func completeChecks(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {

@@ -20,6 +20,11 @@ type CheckOptions struct {
 	Profile check.Profile // empty: [checklist] profile
 	Deep    bool
 	Strict  bool
+	Waivers []config.Waiver // besides those of the site file
+	Person  string          // who runs it, for the record
+	// Against is an earlier record of the node, read from AgainstName; nil: none.
+	Against     *check.Report
+	AgainstName string
 
 	mirror string // a mirror that answers although the node does not run; empty: none
 }
@@ -33,7 +38,14 @@ func (a *App) Check(ctx context.Context, o CheckOptions) (check.Report, error) {
 	if o.Profile == "" {
 		o.Profile = check.Profile(d.Site.Checklist.Profile)
 	}
-	return check.Run(ctx, a.checkEnv(d, o), check.Options{IDs: o.IDs, Profile: o.Profile, Deep: o.Deep, Strict: o.Strict, Sink: a.sink()})
+	r, err := check.Run(ctx, a.checkEnv(d, o), check.Options{IDs: o.IDs, Profile: o.Profile, Deep: o.Deep, Strict: o.Strict,
+		Waivers: o.Waivers, Sink: a.sink()})
+	r.Person = o.Person
+	a.record(ctx, d, &r)
+	if o.Against != nil {
+		r.Against, r.Drift = o.AgainstName, check.Compare(*o.Against, r)
+	}
+	return r, err
 }
 
 // ColdStart lays out what waits for what when this node is switched on. It changes nothing.

@@ -3,6 +3,7 @@ package check
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/edgeprep/edgeprep/internal/coldstart"
 	"github.com/edgeprep/edgeprep/internal/mirror/deploy"
@@ -91,7 +92,7 @@ func runColdMirror(_ context.Context, e *Env) []Finding {
 
 // judgeStep tells in words why a step does not come up.
 func judgeStep(g *coldstart.Graph, s *coldstart.Step) Finding {
-	words := coldstart.Words(g.Chain(s.ID))
+	words := strings.TrimPrefix(coldstart.Words(g.Chain(s.ID)), s.Label+": ")
 	source := s.Source
 	if source == "" {
 		source = "units and manifests on this disk, containerd, the mirror's cache"

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/edgeprep/edgeprep/internal/host"
+	"github.com/edgeprep/edgeprep/internal/plan"
 	"github.com/edgeprep/edgeprep/internal/preload"
 )
 
@@ -233,7 +234,7 @@ func (e *Env) notPinned(r preload.Ref, source string) Finding {
 		return f
 	}
 	for _, img := range records {
-		if img.Target.Digest == own.Target.Digest && img.Labels["io.cri-containerd.pinned"] == "pinned" {
+		if img.Target.Digest == own.Target.Digest && img.Labels[plan.PinLabel] == "pinned" {
 			f.Observed = "it has the pin label, which this containerd does not report to kubelet: kubelet may collect it when the disk fills"
 			f.Remedy = Remedy{Text: "use containerd 1.7 or later, or give kubelet --pod-infra-container-image=" + r.Name}
 		}

@@ -23,16 +23,23 @@ const (
 
 // Report is the outcome of a run. Its JSON form is the record that is kept.
 type Report struct {
-	Schema   int       `json:"schema"`
-	Started  time.Time `json:"started"`
-	Finished time.Time `json:"finished"`
-	Site     string    `json:"site,omitempty"`
-	Node     Identity  `json:"node"`
-	Profile  Profile   `json:"profile"`
-	Deep     bool      `json:"deep,omitempty"`
-	Strict   bool      `json:"strict,omitempty"`
-	Partial  bool      `json:"partial,omitempty"` // only named checks were run
-	Verdict  Verdict   `json:"verdict"`
+	Schema   int           `json:"schema"`
+	Started  time.Time     `json:"started"`
+	Finished time.Time     `json:"finished"`
+	Site     string        `json:"site,omitempty"`
+	Node     Identity      `json:"node"`
+	Tool     Tool          `json:"tool,omitzero"`
+	Person   string        `json:"person,omitempty"` // who ran it
+	Inputs   []Input       `json:"inputs,omitempty"` // the files that it was about
+	Images   []ImageRecord `json:"images,omitempty"` // what containerd has
+	// Against is the earlier record that Drift compares with.
+	Against string  `json:"against,omitempty"`
+	Drift   []Drift `json:"drift,omitempty"`
+	Profile Profile `json:"profile"`
+	Deep    bool    `json:"deep,omitempty"`
+	Strict  bool    `json:"strict,omitempty"`
+	Partial bool    `json:"partial,omitempty"` // only named checks were run
+	Verdict Verdict `json:"verdict"`
 	// Missing says what keeps the verdict from PASS, one line each, most important first.
 	Missing []Missing `json:"missing,omitempty"`
 	Egress  Egress    `json:"egress"`

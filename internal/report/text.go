@@ -162,7 +162,26 @@ func (p *printer) field(name, value string) {
 	}
 }
 
+// drift says what changed since an earlier record, what matters first.
+func (p *printer) drift(r check.Report) {
+	if r.Against == "" {
+		return
+	}
+	p.line("\nChanged since %s:", r.Against)
+	if len(r.Drift) == 0 {
+		p.line("  nothing")
+	}
+	for _, matters := range []bool{true, false} {
+		for _, d := range r.Drift {
+			if d.Matters == matters {
+				p.line("  %-8s %s: was %s, is %s", map[bool]string{true: "MATTERS", false: "fine"}[matters], d.What, or(d.Was, "empty"), or(d.Is, "empty"))
+			}
+		}
+	}
+}
+
 func (p *printer) tail(r check.Report) {
+	p.drift(r)
 	p.line("\n%d checks: %s", len(r.Results), Counts(r.Counts))
 	p.line("\nVerdict: %s", r.Verdict)
 	if len(r.Missing) == 0 {

@@ -1,0 +1,105 @@
+package report
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/edgeprep/edgeprep/internal/check"
+)
+
+// Markdown writes a report for a ticket or a wiki.
+func Markdown(w io.Writer, r check.Report) error {
+	var b strings.Builder
+	p := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
+	p("# %s: %s\n", r.Verdict, cell(or(r.Node.Hostname, "node")))
+	p("| | |\n|---|---|")
+	for _, row := range identityRows(r) {
+		p("| %s | %s |", row[0], cell(row[1]))
+	}
+	if len(r.Missing) > 0 {
+		p("\n## What would make it PASS\n")
+		for _, m := range r.Missing {
+			p("- %s", cell(strings.TrimSpace(strings.Join(m.IDs, ", ")+" "+m.Text)))
+		}
+	}
+	if r.Against != "" {
+		p("\n## Changed since %s\n\n| what | was | is | matters |\n|---|---|---|---|", cell(r.Against))
+		for _, d := range r.Drift {
+			p("| %s | %s | %s | %v |", cell(d.What), cell(d.Was), cell(d.Is), d.Matters)
+		}
+	}
+	for _, g := range groups(r) {
+		p("\n## %s\n\n| status | check | what is true when it passes |\n|---|---|---|", g.Title)
+		for _, x := range g.Results {
+			p("| %s | %s | %s%s |", word(x), x.ID, cell(x.Title), remarkCells(x))
+		}
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+func remarkCells(x check.Result) string {
+	var b strings.Builder
+	if v := x.Waived; v != nil {
+		b.WriteString("<br>accepted by " + cell(v.Owner+until(v.Until)+": "+v.Reason))
+	}
+	if len(x.CausedBy) > 0 {
+		return b.String() + "<br>follows from " + strings.Join(x.CausedBy, ", ")
+	}
+	for _, f := range remarks(x) {
+		b.WriteString("<br>" + cell(sentence(f)))
+		if fix := f.Remedy.String(); fix != "" {
+			b.WriteString("; fix: " + cell(fix))
+		}
+	}
+	return b.String()
+}
+
+// cell keeps what came from a node from being markup.
+func cell(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return ' '
+		}
+		return r
+	}, s)
+	return strings.NewReplacer("|", `\|`, "<", "&lt;", ">", "&gt;", "`", "'", "[", `\[`, "*", `\*`).Replace(s)
+}
+
+// identityRows say what was checked, when and by whom; empty ones are left out.
+func identityRows(r check.Report) [][2]string {
+	n := r.Node
+	rows := [][2]string{
+		{"site", r.Site}, {"node", n.Hostname}, {"machine id", n.MachineID}, {"distribution", strings.TrimSpace(n.Distro + " " + n.Version)},
+		{"role", n.Role}, {"platform", n.Platform}, {"profile", string(r.Profile)}, {"started", r.Started.Format(time.RFC3339)},
+		{"finished", r.Finished.Format(time.RFC3339)}, {"egress", egressText(r.Egress)}, {"checks", Counts(r.Counts)}, {"checked by", r.Person},
+		{"edgeprep", strings.TrimSpace(r.Tool.Version + " " + short(r.Tool.SHA256))},
+	}
+	for _, in := range r.Inputs {
+		rows = append(rows, [2]string{in.Name, in.Path + " " + short(in.SHA256)})
+	}
+	var out [][2]string
+	for _, row := range rows {
+		if strings.TrimSpace(row[1]) != "" {
+			out = append(out, row)
+		}
+	}
+	return out
+}
+
+func short(sha256 string) string {
+	if len(sha256) < 16 {
+		return sha256
+	}
+	return "sha256:" + sha256[:16] + "..."
+}
+
+func egressText(e check.Egress) string {
+	if e.Reason == "" {
+		return fmt.Sprintf("%s (%d samples)", e.State, e.Samples)
+	}
+	return string(e.State) + ": " + e.Reason
+}
