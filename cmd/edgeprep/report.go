@@ -77,7 +77,7 @@ func (k *keeping) keep(g *globals, r check.Report) error {
 		if signer, err = report.NewSigner(k.sign); err != nil {
 			return err
 		}
-		defer signer.Close() //nolint:errcheck // nothing is written to it any more
+		defer signer.Close()
 	}
 	kept, err := report.Keep(k.out, r, signer)
 	if err != nil {

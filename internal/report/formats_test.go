@@ -205,7 +205,7 @@ func TestSigningWithTheAgent(t *testing.T) {
 	if err := agent.Start(); err != nil {
 		missing(t, "needs ssh-agent (Debian's openssh-client)")
 	}
-	t.Cleanup(func() { agent.Process.Kill(); agent.Wait() }) //nolint:errcheck // it is killed
+	t.Cleanup(func() { agent.Process.Kill(); agent.Wait() })
 	t.Setenv("SSH_AUTH_SOCK", socket)
 	add := func() error { return exec.Command("ssh-add", "-q", plain).Run() }
 	for i := 0; add() != nil; i++ { // until its socket is there
