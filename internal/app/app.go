@@ -227,6 +227,10 @@ func (a *App) binary() (string, error) {
 	if a.opts.Binary != "" {
 		return filepath.Abs(a.opts.Binary)
 	}
+	return ownProgram()
+}
+
+func ownProgram() (string, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return "", fmt.Errorf("find the own program: %w", err)
