@@ -50,6 +50,7 @@ func mkimages(args []string) error {
 
 func TestScripts(t *testing.T) {
 	t.Parallel()
+	static := staticProgram(t)
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
@@ -57,12 +58,26 @@ func TestScripts(t *testing.T) {
 		UpdateScripts:       os.Getenv("EDGEPREP_UPDATE") == "1",
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("HOME", e.WorkDir)
+			e.Setenv("STATIC", static)
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": exits, "locked": locked, "same": same, "flip": flip, "cut": cut, "mklink": link, "subst": subst,
 		},
 	})
+}
+
+// staticProgram is edgeprep as it is shipped: this test binary is linked with libc, and no mirror's image can be
+// made of it.
+func staticProgram(t *testing.T) string {
+	t.Helper()
+	out := filepath.Join(t.TempDir(), "edgeprep")
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", out, ".")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if b, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, b)
+	}
+	return out
 }
 
 // exits CODE PROGRAM ARGS...: the program must end with this very code.

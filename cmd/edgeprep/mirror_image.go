@@ -47,6 +47,5 @@ func newMirrorImage(g *globals) *cobra.Command {
 	f.StringVar(&o.Platform, "platform", "", "platform of the image, OS/ARCH[/VARIANT] (default: that of the program)")
 	f.StringVar(&o.Tag, "tag", "", "reference of the image (default: edgeprep.local/mirror, tagged by the program's content)")
 	f.StringVar(&o.Roots, "roots", "", "PEM file of certification authorities to put inside, or none (default: this machine's)")
-	_ = cmd.MarkFlagRequired("out")
 	return cmd
 }

@@ -127,7 +127,7 @@ func newInit(g *globals) *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&o.Distro, "distro", "", "distribution id instead of what is detected")
-	cmd.Flags().StringVar(&o.Mode, "mode", "systemd", "how the mirror runs: systemd or none")
+	cmd.Flags().StringVar(&o.Mode, "mode", "systemd", "how the mirror runs: systemd, workload or none")
 	cmd.Flags().StringVar(&out, "out", "", "write to this new file instead of stdout")
 	return cmd
 }

@@ -42,6 +42,7 @@ type App struct {
 	host   *local.Host
 	reader host.Reader
 	open   *connections
+	self   selfMade
 }
 
 // connections are the clients to close at the end, by socket.
@@ -61,6 +62,9 @@ func Open(o Options) (*App, error) {
 func (a *App) Close() {
 	for _, r := range a.open.runtimes {
 		_ = r.Close()
+	}
+	if a.self.dir != "" {
+		_ = os.RemoveAll(a.self.dir) // a temporary directory
 	}
 }
 

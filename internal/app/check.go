@@ -9,7 +9,6 @@ import (
 	"github.com/edgeprep/edgeprep/internal/coldstart"
 	"github.com/edgeprep/edgeprep/internal/config"
 	"github.com/edgeprep/edgeprep/internal/host"
-	"github.com/edgeprep/edgeprep/internal/mirror/deploy"
 	"github.com/edgeprep/edgeprep/internal/plan"
 	"github.com/edgeprep/edgeprep/internal/preload"
 )
@@ -67,7 +66,7 @@ func (a *App) checkEnv(d Desired, o CheckOptions) check.Env {
 	for _, e := range d.Endpoints {
 		m := check.Mirror{URL: e, CA: d.Site.Mirror.TLS.CA}
 		if own := d.Site.HasMirror(d.Self) && e == ownURL(d.Site, d.Self); own {
-			m.Admin = deploy.AdminPath
+			m.Admin = adminPath(d.Site)
 			env.Cache = filepath.Join("/", a.opts.Root, d.Site.Mirror.Cache)
 		}
 		env.Mirrors = append(env.Mirrors, m)

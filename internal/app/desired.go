@@ -97,8 +97,8 @@ func built(s config.Site) error {
 		found.Add(&diag.Diagnostic{ID: "CFG-030", Severity: diag.Error, What: what + " is not in this version of edgeprep",
 			Where: diag.Where{Key: key}, Why: "it would be left out without a word", Fix: fix})
 	}
-	if s.Mirror.Mode == string(config.ModeWorkload) {
-		add("mirror.mode", "the mirror as a Kubernetes workload", `mode = "systemd"`)
+	if f := s.Mirror.Workload.Form; inKubernetes(s) && f != config.FormStaticPod {
+		add("mirror.workload.form", "the form "+f, `form = "static-pod"`)
 	}
 	if s.Replication.Engine != "none" {
 		add("replication.engine", "replication", `engine = "none", and copy the cache folder: it is plain files`)
@@ -117,8 +117,17 @@ func built(s config.Site) error {
 func (a *App) resources(ctx context.Context, d *Desired, how reading) error {
 	o := preload.Options{AllowMissing: how.lenient, Preload: d.Site.Images.Preload, Consume: d.Site.Images.Consume, Platform: d.Platform, FS: a.reader.FS()}
 	mirrored := d.Site.HasMirror(d.Self)
+	var self own
 	if mirrored {
-		o.MirrorCache, o.MirrorOwner, o.MirrorAfter = d.Site.Mirror.Cache, deploy.Account, deploy.CacheOwner(d.Site.Mirror.Cache)
+		o.MirrorCache, o.MirrorOwner, o.MirrorAfter = d.Site.Mirror.Cache, cacheOwner(d.Site), deploy.CacheOwner(d.Site.Mirror.Cache)
+	}
+	if mirrored && inKubernetes(d.Site) {
+		var err error
+		if self, err = a.ownImage(ctx, d, how); err != nil {
+			return err
+		}
+		o.Own, o.OwnAfter = []preload.Archive{self.archive}, ids(self.stage)
+		d.take(self.stage, nil)
 	}
 	d.Endpoints = d.Site.Endpoints(d.Self, peersAllowed(d.Site, d.Node))
 	images, err := preload.Desired(d.Node, d.Archives, d.Required, o)
@@ -133,7 +142,13 @@ func (a *App) resources(ctx context.Context, d *Desired, how reading) error {
 		d.Pending = append(d.Pending, plan.Pending{ID: "images", What: n.Text, Why: firstOf(n.Fix, n.Where.String())})
 	}
 	before := ids(d.Resources)
-	if mirrored {
+	switch {
+	case mirrored && inKubernetes(d.Site):
+		var held bool
+		if before, held, err = a.workload(ctx, d, self, how); err != nil || held {
+			return err
+		}
+	case mirrored:
 		service, err := a.service(ctx, d, how.verify)
 		if err != nil {
 			return err

@@ -97,16 +97,23 @@ func (d *Desired) remember(f host.FS) error {
 		}
 	}
 	for _, x := range d.Archives {
-		fi, err := preload.Describe(f, x.Path)
-		if err != nil {
-			return fmt.Errorf("look at %s: %w", x.Path, err)
+		if err := d.rememberArchive(f, x); err != nil {
+			return err
 		}
-		data, err := json.Marshal(x)
-		if err != nil {
-			return fmt.Errorf("remember %s: %w", x.Path, err)
-		}
-		d.Sources[x.Path] = plan.SourceOf(fi, data)
 	}
+	return nil
+}
+
+func (d *Desired) rememberArchive(f host.FS, x preload.Archive) error {
+	fi, err := preload.Describe(f, x.Path)
+	if err != nil {
+		return fmt.Errorf("look at %s: %w", x.Path, err)
+	}
+	data, err := json.Marshal(x)
+	if err != nil {
+		return fmt.Errorf("remember %s: %w", x.Path, err)
+	}
+	d.Sources[x.Path] = plan.SourceOf(fi, data)
 	return nil
 }
 

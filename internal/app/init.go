@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/edgeprep/edgeprep/internal/atomicfile"
@@ -17,15 +18,15 @@ import (
 // InitOptions say what the file is for.
 type InitOptions struct {
 	Distro string // descriptor id; empty: what is detected
-	Mode   string // "systemd" or "none"
+	Mode   string // "systemd", "workload" or "none"
 }
 
 // Init is a commented edgeprep.toml for the node. Where no distribution is found yet, as on the machine where
 // images are built, the file says "auto".
 func (a *App) Init(ctx context.Context, o InitOptions) (string, error) {
-	if o.Mode != string(config.ModeSystemd) && o.Mode != string(config.ModeNone) {
+	if !slices.Contains([]string{string(config.ModeSystemd), string(config.ModeWorkload), string(config.ModeNone)}, o.Mode) {
 		return "", &diag.Refused{Err: &diag.Diagnostic{ID: "CFG-031", Severity: diag.Error,
-			What: fmt.Sprintf("mode %q cannot be written by this version", o.Mode), Fix: "edgeprep init --mode systemd"}}
+			What: fmt.Sprintf("mode %q cannot be written by this version", o.Mode), Fix: "one of: systemd, workload, none"}}
 	}
 	kind, found, err := a.initKind(ctx, o.Distro)
 	if err != nil {
@@ -41,7 +42,13 @@ func (a *App) Init(ctx context.Context, o InitOptions) (string, error) {
 		mirror = "mode     = \"none\"               # no mirror on this site's nodes\n"
 		endpoints = "endpoints = [\"http://10.0.0.11:5000\"]   # the mirrors that containerd is pointed at\n"
 	}
-	return fmt.Sprintf(starter, name, kind, found, mirror, endpoints), nil
+	form := ""
+	if o.Mode == string(config.ModeWorkload) {
+		mirror = fmt.Sprintf("mode     = \"workload\"           # a pod; its own image is preloaded on every node that runs it\nlisten   = %q\n", config.DefaultListen)
+		form = "\n[mirror.workload]\n" +
+			"form = \"static-pod\"              # needs kubelet only; also daemonset, deployment: docs/workload.md\n"
+	}
+	return fmt.Sprintf(starter, name, kind, found, mirror, form, endpoints), nil
 }
 
 const starter = `# edgeprep.toml: what this node should be. Check it anywhere: edgeprep validate -c FILE
@@ -61,7 +68,7 @@ archives = ["/opt/edgeprep/images/*.tar*"]
 
 [mirror]
 %supstream = "never"               # "never": only what is cached is ever served
-
+%s
 [registries]
 # Registry hosts besides those of the images; "*" is always covered.
 hosts = []

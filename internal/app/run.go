@@ -138,7 +138,7 @@ func risks(lists ...[]string) []plan.Risk {
 }
 
 func (a *App) engine(allow []plan.Risk, wait time.Duration) *apply.Engine {
-	return &apply.Engine{Host: a.host, Sink: a.runSink(), Allow: allow, Wait: wait, Open: a.openArchive, Load: a.load}
+	return &apply.Engine{Host: a.host, Sink: a.runSink(), Allow: allow, Wait: wait, Open: a.openArchive, Load: a.load, Make: a.makeImage}
 }
 
 func (a *App) openArchive(ctx context.Context, file string) (host.ImageSource, error) {

@@ -25,6 +25,13 @@ func (a *App) service(ctx context.Context, d *Desired, verify bool) (deploy.Serv
 	if err != nil {
 		return deploy.Service{}, err
 	}
+	s, err := a.serving(d)
+	s.Binary = bin
+	return s, err
+}
+
+// serving is what this node's mirror serves, and how; the program is left out.
+func (a *App) serving(d *Desired) (deploy.Service, error) {
 	m := d.Site.Mirror
 	up, err := a.serviceUpstreams(d.Site)
 	if err != nil {
@@ -32,7 +39,7 @@ func (a *App) service(ctx context.Context, d *Desired, verify bool) (deploy.Serv
 	}
 	s := deploy.Service{Listen: d.Site.Listen(d.Self), Cache: m.Cache, Upstream: m.Upstream, DefaultRegistry: m.DefaultRegistry,
 		AccessLog: m.AccessLog, Metrics: m.Metrics, MaxConnections: m.Limits.MaxConnections,
-		TLSCert: m.TLS.Cert, TLSKey: m.TLS.Key, CA: m.TLS.CA, Binary: bin, Names: names(d.Archives),
+		TLSCert: m.TLS.Cert, TLSKey: m.TLS.Key, CA: m.TLS.CA, Names: names(d.Archives),
 		Upstreams: up, Limits: serviceLimits(m.Limits)}
 	return s, nil
 }

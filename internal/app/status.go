@@ -4,11 +4,13 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"path"
 	"time"
 
 	"github.com/edgeprep/edgeprep/internal/apply"
 	"github.com/edgeprep/edgeprep/internal/mirror"
 	"github.com/edgeprep/edgeprep/internal/mirror/deploy"
+	"github.com/edgeprep/edgeprep/internal/plan"
 )
 
 // Status is what edgeprep did on the node, what became of it since, and the mirror.
@@ -19,9 +21,10 @@ type Status struct {
 
 // MirrorStatus is the state of this node's mirror.
 type MirrorStatus struct {
-	Unit    string         `json:"unit,omitempty"` // "active", "inactive", …; empty: there is no such unit
-	Enabled bool           `json:"enabled"`
-	Health  *mirror.Health `json:"health,omitempty"` // nil: it does not answer on its admin socket
+	Unit     string         `json:"unit,omitempty"` // "active", "inactive", …; empty: there is no such unit
+	Enabled  bool           `json:"enabled"`
+	Manifest string         `json:"manifest,omitempty"` // of a mirror in Kubernetes
+	Health   *mirror.Health `json:"health,omitempty"`   // nil: it does not answer on its admin socket
 }
 
 // Status reads the ledger and the node.
@@ -31,25 +34,53 @@ func (a *App) Status(ctx context.Context) (Status, error) {
 		return Status{}, err
 	}
 	s := Status{StatusReport: r}
+	admin := deploy.AdminPath
 	u, err := a.reader.Units().Unit(ctx, deploy.UnitName)
-	if err != nil || !u.Exists() {
-		return s, nil
+	switch {
+	case err == nil && u.Exists():
+		s.Mirror = MirrorStatus{Unit: firstOf(u.Active, "unknown"), Enabled: u.IsEnabled()}
+	default:
+		if s.Mirror.Manifest, err = a.manifest(); err != nil || s.Mirror.Manifest == "" {
+			return s, err
+		}
+		admin = deploy.PodAdminPath
 	}
-	s.Mirror = MirrorStatus{Unit: firstOf(u.Active, "unknown"), Enabled: u.IsEnabled()}
 	if !live(a.opts.Root) {
 		return s, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	if h, err := mirror.AdminClient(deploy.AdminPath).Health(ctx); err == nil {
+	if h, err := mirror.AdminClient(admin).Health(ctx); err == nil {
 		s.Mirror.Health = &h
 	}
 	return s, nil
 }
 
+// manifest is the mirror's manifest that edgeprep wrote; empty: none.
+func (a *App) manifest() (string, error) {
+	l, err := plan.ReadLedger(a.reader.FS())
+	if err != nil {
+		return "", err
+	}
+	for _, rec := range l.Records {
+		if path.Base(rec.Path) == deploy.ManifestName {
+			return rec.Path, nil
+		}
+	}
+	return "", nil
+}
+
 // Text writes the status for people.
 func (s Status) Text(w io.Writer) error {
 	if err := s.StatusReport.Text(w); err != nil {
+		return err
+	}
+	if s.Mirror.Manifest != "" {
+		answer := "does not answer"
+		if s.Mirror.Health != nil {
+			answer = s.Mirror.Health.Status
+		}
+		_, err := fmt.Fprintf(w, "mirror: %s, by %s\n", answer, s.Mirror.Manifest)
 		return err
 	}
 	if s.Mirror.Unit == "" {

@@ -88,8 +88,14 @@ func upstreams(s config.Site, secrets string) (mirror.Upstreams, error) {
 		if err != nil {
 			return out, fmt.Errorf("upstream %s: rate: %w", u.Host, err)
 		}
-		m := mirror.Upstream{Host: u.Host, URL: u.URL, CA: u.CA, ClientCert: u.ClientCert, ClientKey: u.ClientKey,
+		m := mirror.Upstream{Host: u.Host, URL: u.URL, ClientKey: u.ClientKey,
 			Insecure: u.Insecure, Credentials: u.CredentialsFile, Allow: u.Allow, Deny: u.Deny, Rate: rate}
+		if u.CA != "" {
+			m.CA = handedOver(secrets, deploy.SecretName("ca", u.Host), u.CA)
+		}
+		if u.ClientCert != "" {
+			m.ClientCert = handedOver(secrets, deploy.SecretName("cert", u.Host), u.ClientCert)
+		}
 		if u.ClientKey != "" {
 			m.ClientKey = handedOver(secrets, deploy.SecretName("key", u.Host), u.ClientKey)
 		}

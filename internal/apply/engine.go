@@ -51,6 +51,9 @@ type Engine struct {
 	Open func(ctx context.Context, path string) (host.ImageSource, error)
 	// Load brings images into the mirror's cache at a node path.
 	Load func(ctx context.Context, cache string, src host.ImageSource, progress func(done, total int64)) error
+	// Make makes what an archive with Made stands for, and gives a path of this machine that stays until the
+	// engine is done.
+	Make func(ctx context.Context, source string) (string, error)
 	// HTTP proves that a mirror answers; nil: ask it.
 	HTTP Prober
 }

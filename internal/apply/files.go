@@ -205,7 +205,14 @@ func (st *step) place(a resource.Archive) error {
 	if a.Local { // a program that is built again in place would change under the node
 		allow = noLink
 	}
-	_, err := s.files.Place(s.ctx, a.Source, a.Path, host.PlaceOptions{Allow: allow, Stage: a.Stage, Meta: meta(*st.goal()), Size: a.Size, SHA256: a.SHA256,
+	source := a.Source
+	if a.Made {
+		var err error
+		if source, err = s.e.Make(s.ctx, a.Source); err != nil {
+			return err
+		}
+	}
+	_, err := s.files.Place(s.ctx, source, a.Path, host.PlaceOptions{Allow: allow, Stage: a.Stage, Meta: meta(*st.goal()), Size: a.Size, SHA256: a.SHA256,
 		Move: a.Consume, Local: a.Local, Done: func(n int64) {
 			s.emit(progress.Event{Type: progress.StepProgress, Step: st.c.ID, Done: n, Total: a.Size})
 		}})

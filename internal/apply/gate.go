@@ -7,9 +7,12 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/edgeprep/edgeprep/internal/diag"
+	"github.com/edgeprep/edgeprep/internal/host"
 	"github.com/edgeprep/edgeprep/internal/resource"
 )
 
@@ -53,8 +56,7 @@ func (s *session) prove(g resource.Gate) error {
 func (s *session) question(g resource.Gate) (func(context.Context) error, error) {
 	if g.CRI != nil {
 		return func(ctx context.Context) error {
-			_, err := s.r.CRI(g.CRI.Endpoint).Version(ctx)
-			return err
+			return hasImages(ctx, s.r.CRI(g.CRI.Endpoint), *g.CRI)
 		}, nil
 	}
 	var ca []byte
@@ -69,6 +71,35 @@ func (s *session) question(g resource.Gate) (func(context.Context) error, error)
 		probe = Probe
 	}
 	return func(ctx context.Context) error { return probe(ctx, *g.HTTP, ca) }, nil
+}
+
+// hasImages asks CRI whether it answers, and for the images that it must have.
+func hasImages(ctx context.Context, c host.CRI, g resource.CRIGate) error {
+	if _, err := c.Version(ctx); err != nil {
+		return err
+	}
+	want := slices.Clone(g.Images)
+	if g.Sandbox {
+		st, err := c.Status(ctx)
+		if err != nil {
+			return err
+		}
+		if st.SandboxImage != "" {
+			want = append(want, st.SandboxImage)
+		}
+	}
+	for _, ref := range want {
+		_, ok, err := c.ImageStatus(ctx, ref)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return &diag.Diagnostic{ID: "MER-086", Severity: diag.Error, What: "containerd does not have the image " + ref,
+				Why: "the mirror's pod cannot start without it, and only the mirror could serve it",
+				Fix: "add an archive that has it to [images] archives; crictl inspecti " + ref}
+		}
+	}
+	return nil
 }
 
 // Probe asks a mirror the way containerd does: /v2/, then a HEAD of each manifest with ?ns=. Proxies of the

@@ -45,6 +45,12 @@ func defaults() Site {
 
 // fill sets what depends on other values.
 func (s *Site) fill() {
+	if w := &s.Mirror.Workload; s.Mirror.Mode == string(ModeWorkload) {
+		w.Form = firstOf(w.Form, FormStaticPod)
+		if w.Form == FormDeployment && w.NodePort == 0 {
+			w.NodePort = DefaultNodePort
+		}
+	}
 	for i := range s.Nodes {
 		if s.Nodes[i].Mirror == "" {
 			s.Nodes[i].Mirror = "replica"

@@ -50,6 +50,13 @@ const (
 	ModeNone     MirrorMode = "none"
 )
 
+// The forms of a mirror in Kubernetes.
+const (
+	FormStaticPod  = "static-pod"
+	FormDaemonSet  = "daemonset"
+	FormDeployment = "deployment"
+)
+
 // Mirror is [mirror].
 type Mirror struct {
 	Mode            string   `toml:"mode"`             // "systemd" (default), "workload" or "none"
@@ -81,12 +88,12 @@ type Limits struct {
 
 // Workload is [mirror.workload].
 type Workload struct {
-	Form         string   `toml:"form"` // "deployment", "daemonset" or "static-pod"
-	NodePort     int      `toml:"node_port"`
-	StorageClass string   `toml:"storage_class"`
-	Size         string   `toml:"size"`
-	SelfArchive  string   `toml:"self_archive"`
-	Bootstrap    []string `toml:"bootstrap"` // images that run before the mirror serves and are in no manifest on the node's disk: of the pod network, the service proxy, the storage driver
+	Form         string   `toml:"form"`          // "static-pod" (default), "daemonset" or "deployment"
+	NodePort     int      `toml:"node_port"`     // of a deployment; default 31080
+	StorageClass string   `toml:"storage_class"` // of a deployment's volume; default: the cluster's own
+	Size         string   `toml:"size"`          // of a deployment's volume, required there: "40GiB"
+	SelfArchive  string   `toml:"self_archive"`  // archive of the mirror's image on each node; default: made from the program that applies
+	Bootstrap    []string `toml:"bootstrap"`     // images that run before the mirror serves and are in no manifest on the node's disk: of the pod network, the service proxy, the storage driver
 }
 
 // Upstream is one [[upstream]].
@@ -161,4 +168,5 @@ const (
 	DefaultRegistry = "docker.io"
 	DefaultScrub    = "168h"
 	NoScrub         = "0"
+	DefaultNodePort = 31080
 )

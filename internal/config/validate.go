@@ -114,9 +114,7 @@ func (p *problems) mirror(s *Site) {
 		p.duration("mirror.limits.scrub_period", m.Limits.ScrubPeriod)
 	}
 	p.mirrorPorts(m)
-	if f := m.Workload.Form; f != "" {
-		p.enum("mirror.workload.form", f, "deployment", "daemonset", "static-pod")
-	}
+	p.workload(s)
 }
 
 // mirrorPorts checks the metrics' address, which may be every address of the node, and the limit.
@@ -250,7 +248,7 @@ func (p *problems) nodes(s *Site) {
 			p.at("CFG-020", key+".address", fmt.Sprintf("node %q has no address", n.Name), "the other nodes pull from its mirror", `address = "10.0.0.11"`)
 		}
 	}
-	if len(s.Nodes) > 0 && mirrors == 0 && s.Mirror.Mode == string(ModeSystemd) && len(s.Registries.Endpoints) == 0 {
+	if len(s.Nodes) > 0 && mirrors == 0 && s.Mirror.Mode != string(ModeNone) && s.Mirror.Workload.Form != FormDeployment && len(s.Registries.Endpoints) == 0 {
 		p.at("CFG-020", "node", "no node has a mirror", "", `give one [[node]] mirror = "primary"`)
 	}
 }

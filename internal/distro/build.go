@@ -330,6 +330,17 @@ func (b *builder) workload(context.Context) error {
 			w.Brings = append(w.Brings, r.Part)
 		}
 	}
+	if rule.StaticPodsAfter == "" {
+		return nil
+	}
+	after, err := b.x.text(rule.StaticPodsAfter)
+	if err != nil {
+		return err
+	}
+	if _, ok, err := b.x.anyExists([]string{after}); err != nil || ok {
+		return err
+	}
+	w.StaticPodsWait = after
 	return nil
 }
 

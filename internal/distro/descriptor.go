@@ -139,9 +139,12 @@ type RegistriesRule struct {
 
 // WorkloadRule says where manifests go.
 type WorkloadRule struct {
-	Manifests  string      `toml:"manifests" json:"manifests,omitempty"` // servers only
-	StaticPods string      `toml:"static_pods" json:"staticPods,omitempty"`
-	Brings     []BringRule `toml:"brings" json:"brings,omitempty"`
+	Manifests  string `toml:"manifests" json:"manifests,omitempty"` // servers only
+	StaticPods string `toml:"static_pods" json:"staticPods,omitempty"`
+	// StaticPodsAfter must exist before a static pod is written: its presence may stop the distribution's own
+	// installer.
+	StaticPodsAfter string      `toml:"static_pods_after" json:"staticPodsAfter,omitempty"`
+	Brings          []BringRule `toml:"brings" json:"brings,omitempty"`
 }
 
 // BringRule names a part of the cluster that the distribution's own unit brings, without a pod of it.

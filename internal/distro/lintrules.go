@@ -49,6 +49,7 @@ func (l *linter) semantics() {
 	l.absolute(d.Workload.Manifests, "workload", "manifests")
 	l.absolute(d.Workload.StaticPods, "workload", "static_pods")
 	l.brings()
+	l.absolute(d.Workload.StaticPodsAfter, "workload", "static_pods_after")
 	l.regex(d.Version.Regex, "version", "regex")
 	l.setting(d.Config.Setting, "config", "setting")
 }

@@ -86,6 +86,8 @@ type Workload struct {
 	StaticPods string `json:"staticPods,omitempty"`
 	// Brings are the parts of the cluster that the distribution's unit brings without a pod: "api", "network", "proxy".
 	Brings []string `json:"brings,omitempty"`
+	// StaticPodsWait is what must exist before a static pod may be written, and does not yet.
+	StaticPodsWait string `json:"staticPodsWait,omitempty"`
 }
 
 // Gates are what the version allows; the cautious side when it is not known.

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/edgeprep/edgeprep/internal/diag"
@@ -90,6 +91,9 @@ func (b *builder) owner(name string) (int, error) {
 	if name == "" {
 		return 0, nil
 	}
+	if id, err := strconv.ParseUint(name, 10, 31); err == nil {
+		return int(id), nil
+	}
 	a, ok, err := b.r.Account(name)
 	if err != nil || !ok {
 		return UnknownID, err
@@ -104,7 +108,7 @@ func (b *builder) ids(s *State, name string) error {
 		return err
 	}
 	s.UID, s.GID = uid, uid
-	if uid > 0 {
+	if _, err := strconv.ParseUint(name, 10, 31); uid > 0 && err != nil {
 		a, _, err := b.r.Account(name)
 		if err != nil {
 			return err

@@ -180,6 +180,9 @@ func (b *builder) gate(id string, g resource.Gate) (*Change, error) {
 		c.Path, c.Summary = g.HTTP.URL, fmt.Sprintf("%s answers for %s", g.HTTP.URL, count(len(g.HTTP.Names), "reference"))
 	case g.CRI != nil:
 		c.Path, c.Summary = g.CRI.Endpoint.Socket, "CRI answers at "+g.CRI.Endpoint.Socket
+		if len(g.CRI.Images) > 0 || g.CRI.Sandbox {
+			c.Summary = "CRI at " + g.CRI.Endpoint.Socket + " has what the mirror starts from"
+		}
 		_, err := b.r.CRI(g.CRI.Endpoint).Version(b.ctx)
 		if errors.Is(err, host.ErrUnavailable) && !b.starting() {
 			b.later(id, "prove that CRI answers", "nothing answers at "+g.CRI.Endpoint.Socket+", and apply does not start it")

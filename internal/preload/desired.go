@@ -36,6 +36,10 @@ type Options struct {
 	MirrorOwner string   // account that the cache's files belong to
 	MirrorAfter []string // ids that must be done before the cache is written
 
+	// Own are archives of edgeprep's own, that containerd needs whatever Preload says, and the mirror does not.
+	Own      []Archive
+	OwnAfter []string // ids that must be done before they are read
+
 	// FS tells whether the loader's own cache file exists; nil: it does not.
 	FS host.FS
 }
@@ -76,14 +80,18 @@ func (r Result) IDs() []string {
 // *diag.Refused.
 func Desired(n distro.Node, archives []Archive, required []Ref, opts Options) (Result, error) {
 	p := planner{node: n, opts: opts, platform: cmp.Or(opts.Platform, n.Platform)}
-	p.checkArchives(archives)
-	p.checkConflicts(archives)
+	all := slices.Concat(archives, opts.Own)
+	p.checkArchives(all)
+	p.checkConflicts(all)
 	p.checkRequired(archives, required)
 	if len(archives) > 0 {
 		p.cache(archives)
-		if opts.Preload {
-			p.preload(archives)
-		}
+	}
+	if !opts.Preload {
+		all = opts.Own
+	}
+	if len(all) > 0 {
+		p.preload(all)
 	}
 	if err := p.report.Err(); err != nil {
 		return Result{}, &diag.Refused{Err: err}
@@ -157,7 +165,7 @@ func (p *planner) preload(archives []Archive) {
 // found while somebody is there, and kubelet's collection leaves them alone.
 func (p *planner) runtime(archives []Archive) {
 	p.add(resource.Resource{
-		ID: RuntimeSetID, Kind: resource.KindImageSet, Why: "containers start from these without a pull",
+		ID: RuntimeSetID, Kind: resource.KindImageSet, After: p.opts.OwnAfter, Why: "containers start from these without a pull",
 		ImageSet: &resource.ImageSet{
 			Target: resource.TargetRuntime, Endpoint: p.node.Runtime.Endpoint, Archives: imageArchives(archives),
 			Platform: p.platform, Unpack: true, Pin: true,

@@ -26,7 +26,7 @@ func (p *planner) directory(archives []Archive) {
 		})
 		return
 	}
-	after := []string{p.dirs(at.Dir)}
+	after := append([]string{p.dirs(at.Dir)}, p.opts.OwnAfter...)
 	if id := p.loaderCache(after); id != "" {
 		after = append(after, id)
 	}

@@ -46,7 +46,7 @@ type File struct {
 	Path    string      `json:"path"`
 	Content []byte      `json:"-"`
 	Mode    fs.FileMode `json:"mode"`
-	Owner   string      `json:"owner,omitempty"` // account; empty: root
+	Owner   string      `json:"owner,omitempty"` // account, or the number of a user and group; empty: root
 	// Shared: the file is somebody else's too. Content is what is there now with ours merged in, made from
 	// the bytes whose hex sha256 is Base (empty: there was no file). Such a merge is no overwriting; mode
 	// and owner of an existing shared file are kept.
@@ -62,7 +62,7 @@ type File struct {
 type Dir struct {
 	Path  string      `json:"path"`
 	Mode  fs.FileMode `json:"mode"`
-	Owner string      `json:"owner,omitempty"`
+	Owner string      `json:"owner,omitempty"` // as a file's
 	// Keep: an existing directory stays as it is, whatever its mode and owner.
 	Keep bool `json:"keep,omitempty"`
 	// Parts: a directory of root's that holds nothing but these is edgeprep's own, filled before Owner was an
@@ -108,6 +108,9 @@ type Archive struct {
 	Images  []string `json:"images,omitempty"` // references in it, for people
 	// Local: Source is a path of this machine, not of the node under --root: edgeprep's own binary.
 	Local bool `json:"local,omitempty"`
+	// Made: Source is no file but the name of something that is made, always the same, when it is placed: the
+	// mirror's own image.
+	Made bool `json:"made,omitempty"`
 }
 
 // ImageTarget is where an image set goes.
@@ -159,9 +162,11 @@ type HTTPGate struct {
 	CA    string   `json:"ca,omitempty"`
 }
 
-// CRIGate is open when the CRI service answers with its plugin loaded.
+// CRIGate is open when the CRI service answers with its plugin loaded, and has the images.
 type CRIGate struct {
 	Endpoint host.Endpoint `json:"endpoint"`
+	Images   []string      `json:"images,omitempty"`  // references that it must have
+	Sandbox  bool          `json:"sandbox,omitempty"` // also the image that it makes sandboxes of
 }
 
 // ID makes a resource id.

@@ -60,11 +60,13 @@ func (l *list) add(r resource.Resource) string {
 }
 
 // within makes the directories above a path where they are missing, and says what comes after them.
-func (l *list) within(p string) (after []string) {
-	for _, d := range above(p) {
+func (l *list) within(p string) (after []string) { return l.dirs(above(p), 0o755) }
+
+func (l *list) dirs(dirs []string, mode uint32) (after []string) {
+	for _, d := range dirs {
 		id := resource.ID(resource.KindDir, d)
 		if !slices.ContainsFunc(l.all, func(r resource.Resource) bool { return r.ID == id }) {
-			l.add(withAfter(dir(d, 0o755, "", true), after...))
+			l.add(withAfter(dir(d, mode, "", true), after...))
 		}
 		after = []string{id}
 	}

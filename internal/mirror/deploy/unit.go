@@ -64,10 +64,19 @@ func (s Service) unit(before []string) string {
 }
 
 func (s Service) command() []string {
-	args := []string{Binary, "mirror", "serve", "--cache", s.Cache, "--listen", s.Listen, "--upstream", s.Upstream,
-		"--admin", AdminPath}
-	if s.Upstreams.Config != "" {
-		args = append(args, "--config", quoted(s.Upstreams.Config))
+	config := s.Upstreams.Config
+	if config != "" {
+		config = quoted(config)
+	}
+	return append([]string{Binary}, s.arguments(AdminPath, config, "%d")...)
+}
+
+// arguments of the mirror's program: its admin socket, its copy of edgeprep.toml (empty: none), and the directory
+// that has its certificate and key.
+func (s Service) arguments(admin, config, secrets string) []string {
+	args := []string{"mirror", "serve", "--cache", s.Cache, "--listen", s.Listen, "--upstream", s.Upstream, "--admin", admin}
+	if config != "" {
+		args = append(args, "--config", config)
 	}
 	if s.DefaultRegistry != "" && s.DefaultRegistry != "docker.io" {
 		args = append(args, "--default-registry", s.DefaultRegistry)
@@ -83,7 +92,7 @@ func (s Service) command() []string {
 		args = append(args, "--max-connections", strconv.Itoa(s.MaxConnections))
 	}
 	if s.TLSCert != "" {
-		args = append(args, "--tls-cert", "%d/tls.crt", "--tls-key", "%d/tls.key")
+		args = append(args, "--tls-cert", secrets+"/tls.crt", "--tls-key", secrets+"/tls.key")
 	}
 	return args
 }

@@ -69,7 +69,7 @@ func static(f *elf.File) error {
 			if _, err := p.ReadAt(loader, 0); err != nil {
 				return errors.New("it needs a loader")
 			}
-			return fmt.Errorf("it needs %s", bytes.TrimRight(loader, "\x00"))
+			return fmt.Errorf("it needs %q", bytes.TrimRight(loader, "\x00"))
 		}
 	}
 	if libs, err := f.ImportedLibraries(); err == nil && len(libs) > 0 {

@@ -1,0 +1,133 @@
+package deploy
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/edgeprep/edgeprep/internal/distro"
+	"github.com/edgeprep/edgeprep/internal/resource"
+)
+
+// workloads are the mirrors of the goldens. test/kubernetes decodes those into Kubernetes' own types.
+func workloads() map[string]Workload {
+	plain := Workload{Service: service(), Form: StaticPod, Image: "edgeprep.local/mirror:0123456789ab"}
+	full := plain
+	full.Listen, full.Upstream, full.DefaultRegistry, full.AccessLog = "10.0.0.11:5443", "connected", "quay.io", true
+	full.TLSCert, full.TLSKey, full.Upstreams.Config = "/etc/edgeprep/tls.crt", "/etc/edgeprep/tls.key", "/etc/edgeprep/edgeprep.toml"
+	full.Cache = `/srv/a "quoted": {cache} #1`
+	full.Files = []HandedFile{{ConfigName, []byte("version = 1\n")}, {"tls.crt", []byte("c")}, {"tls.key", []byte("k")}}
+	return map[string]Workload{"static-pod": plain, "static-pod-full": full}
+}
+
+func TestManifestsAreAsTheirGoldens(t *testing.T) {
+	t.Parallel()
+	for name, w := range workloads() {
+		got, err := w.Manifest()
+		if err != nil {
+			t.Fatal(err)
+		}
+		file := filepath.Join("testdata", name+".yaml")
+		if os.Getenv("EDGEPREP_UPDATE") == "1" {
+			if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(string(want), got); d != "" {
+			t.Errorf("%s (-want +got); EDGEPREP_UPDATE=1 writes it:\n%s", file, d)
+		}
+	}
+}
+
+// Another file in the pod's directory must restart the pod: kubelet sees nothing else of it.
+func TestAChangedFileChangesTheManifest(t *testing.T) {
+	t.Parallel()
+	w := workloads()["static-pod-full"]
+	before, err := w.Manifest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Files[2].Content = []byte("other")
+	after, err := w.Manifest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if before == after {
+		t.Error("another key, the same manifest")
+	}
+	if strings.Contains(after, "other") {
+		t.Error("a secret stands in the manifest")
+	}
+}
+
+func TestPlace(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name string
+		node distro.Workload
+		path string
+		why  string
+	}{
+		{"taken by itself", distro.Workload{StaticPods: "/etc/kubernetes/manifests"}, "/etc/kubernetes/manifests/edgeprep-mirror.yaml", ""},
+		{"before the node joined", distro.Workload{StaticPods: "/etc/kubernetes/manifests", StaticPodsWait: "/etc/kubernetes/kubelet.conf"},
+			"/var/lib/edgeprep/manifests/edgeprep-mirror.yaml", "/etc/kubernetes/kubelet.conf is not there"},
+		{"nowhere", distro.Workload{}, "/var/lib/edgeprep/manifests/edgeprep-mirror.yaml", "no directory of static pods"},
+	} {
+		got := Place(StaticPod, distro.Node{Name: "X", Workload: c.node})
+		if got.Path != c.path || !strings.Contains(got.Why, c.why) || (c.why == "") != (got.Why == "") {
+			t.Errorf("%s: %+v", c.name, got)
+		}
+	}
+}
+
+// Secrets must neither be shown nor be readable for others, and what the pod writes must be its own.
+func TestWhatThePodNeedsIsItsOwn(t *testing.T) {
+	t.Parallel()
+	w := workloads()["static-pod-full"]
+	rs := w.Needs()
+	for _, r := range rs {
+		if f := r.File; f != nil && (!f.Secret || f.Mode != 0o400 || f.Owner != OwnerID) {
+			t.Errorf("%s: %+v", r.ID, f)
+		}
+		if d := r.Dir; d != nil && !d.Keep && d.Owner != OwnerID {
+			t.Errorf("%s: %+v", r.ID, d)
+		}
+	}
+	for _, id := range []string{"dir:" + w.Cache, "dir:/var/lib/edgeprep/mirror-admin", "file:/var/lib/edgeprep/mirror-files/tls.key"} {
+		if !slices.ContainsFunc(rs, func(r resource.Resource) bool { return r.ID == id }) {
+			t.Errorf("no %s", id)
+		}
+	}
+}
+
+// k3s keeps its keys below server/: a directory that edgeprep makes there must not be open.
+func TestManifestDirectoriesBelowTheDataDirAreClosed(t *testing.T) {
+	t.Parallel()
+	n := distro.Node{DataDir: "/var/lib/rancher/k3s", Workload: distro.Workload{StaticPods: "/var/lib/rancher/k3s/server/x"}}
+	rs, err := workloads()["static-pod"].Write(n, []string{"gate:x"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	modes := map[string]uint32{}
+	for _, r := range rs {
+		if r.Dir != nil {
+			modes[r.Dir.Path] = uint32(r.Dir.Mode)
+		}
+	}
+	want := map[string]uint32{"/var": 0o755, "/var/lib": 0o755, "/var/lib/rancher": 0o755, "/var/lib/rancher/k3s": 0o755,
+		"/var/lib/rancher/k3s/server": 0o700, "/var/lib/rancher/k3s/server/x": 0o700}
+	if d := cmp.Diff(want, modes); d != "" {
+		t.Error(d)
+	}
+	if last := rs[len(rs)-1]; last.File == nil || last.File.Mode != 0o600 || !slices.Contains(last.After, "gate:x") {
+		t.Errorf("%+v", last)
+	}
+}
