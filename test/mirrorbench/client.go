@@ -205,6 +205,9 @@ func startStream(ctx context.Context, addr string, img *image, clients int) *str
 func (s *stream) client(ctx context.Context, addr string, img *image, i int) error {
 	c, err := dial(ctx, addr)
 	if err != nil {
+		if ctx.Err() != nil {
+			return nil //nolint:nilerr // it was stopped before it began
+		}
 		return err
 	}
 	defer c.close()
