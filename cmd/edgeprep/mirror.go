@@ -14,6 +14,7 @@ import (
 	"github.com/edgeprep/edgeprep/internal/app"
 	"github.com/edgeprep/edgeprep/internal/config"
 	"github.com/edgeprep/edgeprep/internal/mirror"
+	"github.com/edgeprep/edgeprep/internal/mirror/deploy"
 	"github.com/edgeprep/edgeprep/internal/progress"
 )
 
@@ -49,6 +50,7 @@ func newMirrorServe(g *globals) *cobra.Command {
 			if err := checkLimits(over); err != nil {
 				return err
 			}
+			servedFiles(&c)
 			if err := g.settings(&c, upstream, over); err != nil {
 				return err
 			}
@@ -65,6 +67,8 @@ func newMirrorServe(g *globals) *cobra.Command {
 	f.StringVar(&c.TLSCert, "tls-cert", "", "certificate file (PEM)")
 	f.StringVar(&c.TLSKey, "tls-key", "", "key file (PEM)")
 	f.BoolVar(&c.ReadOnly, "read-only", false, "never write to the cache: what is missing is passed on from its upstream and not kept")
+	f.StringVar(&c.TLSClientCA, "tls-client-ca", "", "CA file (PEM): only who has a certificate of it may pull, or a token")
+	f.StringVar(&c.Tokens, "tokens", "", "file with a token a line: only who has one may pull, or a client certificate")
 	f.BoolVar(&c.AccessLog, "access-log", false, "log hits, too; misses and what is pulled are always logged")
 	f.StringVar(&over.MinFree, "min-free", "", "bytes that pulling leaves free on the cache's disk (default: [mirror.limits] of --config, else "+config.DefaultMinFree+")")
 	f.StringVar(&over.MaxCache, "max-cache", "", "bytes that pulling lets the cache's blobs take together (default: [mirror.limits] of --config, else no limit)")
@@ -73,6 +77,15 @@ func newMirrorServe(g *globals) *cobra.Command {
 	f.IntVar(&c.MaxConnections, "max-connections", mirror.DefaultMaxConnections, "connections of clients at once; more are closed")
 	cmd.MarkFlagsRequiredTogether("tls-cert", "tls-key")
 	return cmd
+}
+
+// servedFiles takes the copies that systemd handed over, where the files themselves cannot be read.
+func servedFiles(c *mirror.Config) {
+	secrets := os.Getenv("CREDENTIALS_DIRECTORY")
+	for name, file := range map[string]*string{deploy.TLSCertName: &c.TLSCert, deploy.TLSKeyName: &c.TLSKey,
+		deploy.ClientCAName: &c.TLSClientCA, deploy.TokensName: &c.Tokens} {
+		*file = app.ServedFile(name, *file, secrets)
+	}
 }
 
 // checkLimits finds what is wrong with limits of the command line.

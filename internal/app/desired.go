@@ -172,7 +172,8 @@ func refusedUnless(err error) error {
 func (a *App) registries(ctx context.Context, d *Desired, before []string) error {
 	policy := registries.Policy{Hosts: registryHosts(*d), Former: a.formerEndpoints(d), Upstream: d.Site.Mirror.Upstream != config.UpstreamNever}
 	for _, e := range d.Endpoints {
-		policy.Endpoints = append(policy.Endpoints, registries.Endpoint{URL: e, CA: caFor(e, d.Site.Mirror.TLS.CA)})
+		policy.Endpoints = append(policy.Endpoints, registries.Endpoint{URL: e, CA: caFor(e, d.Site.Mirror.TLS.CA),
+			ClientCert: d.Site.Registries.ClientCert, ClientKey: d.Site.Registries.ClientKey})
 	}
 	r, err := registries.Desired(ctx, a.reader, d.Node, policy)
 	if err != nil {

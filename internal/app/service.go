@@ -39,7 +39,8 @@ func (a *App) serving(d *Desired) (deploy.Service, error) {
 	}
 	s := deploy.Service{Listen: d.Site.Listen(d.Self), Cache: m.Cache, Upstream: m.Upstream, DefaultRegistry: m.DefaultRegistry,
 		AccessLog: m.AccessLog, Metrics: m.Metrics, MaxConnections: m.Limits.MaxConnections,
-		TLSCert: m.TLS.Cert, TLSKey: m.TLS.Key, CA: m.TLS.CA, Names: names(d.Archives),
+		TLSCert: m.TLS.Cert, TLSKey: m.TLS.Key, CA: m.TLS.CA, ClientCA: m.TLS.ClientCA, Tokens: m.TokensFile,
+		ClientCert: d.Site.Registries.ClientCert, ClientKey: d.Site.Registries.ClientKey, Names: names(d.Archives),
 		Upstreams: up, Limits: serviceLimits(m.Limits)}
 	return s, nil
 }

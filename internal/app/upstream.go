@@ -125,6 +125,20 @@ func handedOver(secrets, name, file string) string {
 	return file
 }
 
+// ServedFile is a file of the data port as a flag of mirror serve names it. A service whose account may not read it has a copy
+// from systemd, which is as old as the service; the file itself is read again when it changes.
+func ServedFile(name, file, secrets string) string {
+	if file == "" || secrets == "" {
+		return file
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return handedOver(secrets, name, file)
+	}
+	f.Close()
+	return file
+}
+
 // serviceUpstreams is what the mirror's service needs for its upstreams; nothing for a site that names none.
 func (a *App) serviceUpstreams(s config.Site) (deploy.Upstreams, error) {
 	var out deploy.Upstreams

@@ -134,3 +134,20 @@ func TestMirrorLimits(t *testing.T) {
 		t.Errorf("%+v %v", s, err)
 	}
 }
+
+// A service takes the copy of a file only where it may not read the file itself: the file is what is replaced.
+func TestServedFile(t *testing.T) {
+	t.Parallel()
+	secrets, file := t.TempDir(), filepath.Join(t.TempDir(), "tokens")
+	copied := filepath.Join(secrets, "tokens")
+	for _, p := range []string{file, copied} {
+		if err := os.WriteFile(p, []byte("x"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, c := range [][3]string{{file, secrets, file}, {file + ".gone", secrets, copied}, {file + ".gone", "", file + ".gone"}, {"", secrets, ""}} {
+		if got := ServedFile("tokens", c[0], c[1]); got != c[2] {
+			t.Errorf("%q %q: %q, want %q", c[0], c[1], got, c[2])
+		}
+	}
+}

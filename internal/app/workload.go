@@ -181,7 +181,8 @@ func (a *App) handedFiles(s config.Site, upstreams bool) ([]deploy.HandedFile, e
 			return nil, err
 		}
 	}
-	return out, errors.Join(read("tls.crt", s.Mirror.TLS.Cert), read("tls.key", s.Mirror.TLS.Key))
+	return out, errors.Join(read(deploy.TLSCertName, s.Mirror.TLS.Cert), read(deploy.TLSKeyName, s.Mirror.TLS.Key),
+		read(deploy.ClientCAName, s.Mirror.TLS.ClientCA), read(deploy.TokensName, s.Mirror.TokensFile))
 }
 
 // ownImage is the mirror's image: the site's archive, or one that is made from this program.

@@ -146,7 +146,7 @@ func TestRollbackLeavesWhatWasEditedSince(t *testing.T) {
 func TestAFailedGateStopsWhatDependsOnIt(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	w.ask = func(context.Context, resource.HTTPGate, []byte) error { return errBroken }
+	w.ask = func(context.Context, resource.HTTPGate, GateFiles) error { return errBroken }
 	r, err := w.apply()
 	wantID(t, err, "APL-012")
 	if r.Outcome != OutcomeFailed || r.Count(StatusSkipped) != 2 {
@@ -158,7 +158,7 @@ func TestAFailedGateStopsWhatDependsOnIt(t *testing.T) {
 	if calls := w.n.CallLog("units.Restart"); calls != "" {
 		t.Errorf("restarted: %s", calls)
 	}
-	w.ask = func(context.Context, resource.HTTPGate, []byte) error { return nil }
+	w.ask = func(context.Context, resource.HTTPGate, GateFiles) error { return nil }
 	w.mustApply()
 	if got := w.n.ReadFile(registries); got != sharedV1 {
 		t.Errorf("%q", got)

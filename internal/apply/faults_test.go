@@ -159,12 +159,12 @@ func TestAnInterruptedRunIsTakenUp(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	ctx, cancel := context.WithCancel(context.Background())
-	w.ask = func(context.Context, resource.HTTPGate, []byte) error { cancel(); return errBroken }
+	w.ask = func(context.Context, resource.HTTPGate, GateFiles) error { cancel(); return errBroken }
 	r, err := w.engine().Run(ctx, w.build)
 	if !errors.Is(err, context.Canceled) || r.Outcome != OutcomeInterrupted {
 		t.Errorf("%v %s", err, r.Outcome)
 	}
-	w.ask = func(context.Context, resource.HTTPGate, []byte) error { return nil }
+	w.ask = func(context.Context, resource.HTTPGate, GateFiles) error { return nil }
 	if r := w.mustApply(); r.Recovered != "" {
 		t.Errorf("an interrupted run is a finished one: %+v", r)
 	}
@@ -329,7 +329,7 @@ func TestProbeAsksLikeContainerd(t *testing.T) {
 func TestReportText(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	w.ask = func(context.Context, resource.HTTPGate, []byte) error { return errBroken }
+	w.ask = func(context.Context, resource.HTTPGate, GateFiles) error { return errBroken }
 	r, _ := w.apply()
 	var b strings.Builder
 	if err := r.Text(&b); err != nil {

@@ -17,7 +17,10 @@ import (
 )
 
 // Prober asks once whether a mirror answers for everything it must.
-type Prober func(ctx context.Context, g resource.HTTPGate, ca []byte) error
+type Prober func(ctx context.Context, g resource.HTTPGate, files GateFiles) error
+
+// GateFiles are the contents of the files that a gate names.
+type GateFiles struct{ CA, ClientCert, ClientKey []byte }
 
 const (
 	gateWithin  = 30 * time.Second // when the gate does not say
@@ -59,10 +62,13 @@ func (s *session) question(g resource.Gate) (func(context.Context) error, error)
 			return hasImages(ctx, s.r.CRI(g.CRI.Endpoint), *g.CRI)
 		}, nil
 	}
-	var ca []byte
-	if g.HTTP.CA != "" {
+	var files GateFiles
+	for name, to := range map[string]*[]byte{g.HTTP.CA: &files.CA, g.HTTP.ClientCert: &files.ClientCert, g.HTTP.ClientKey: &files.ClientKey} {
+		if name == "" {
+			continue
+		}
 		var err error
-		if ca, err = s.fs.ReadFile(g.HTTP.CA, 0); err != nil {
+		if *to, err = s.fs.ReadFile(name, 0); err != nil {
 			return nil, err
 		}
 	}
@@ -70,7 +76,7 @@ func (s *session) question(g resource.Gate) (func(context.Context) error, error)
 	if probe == nil {
 		probe = Probe
 	}
-	return func(ctx context.Context) error { return probe(ctx, *g.HTTP, ca) }, nil
+	return func(ctx context.Context) error { return probe(ctx, *g.HTTP, files) }, nil
 }
 
 // hasImages asks CRI whether it answers, and for the images that it must have.
@@ -104,14 +110,20 @@ func hasImages(ctx context.Context, c host.CRI, g resource.CRIGate) error {
 
 // Probe asks a mirror the way containerd does: /v2/, then a HEAD of each manifest with ?ns=. Proxies of the
 // environment are not used: the mirror is on this node or a neighbour.
-func Probe(ctx context.Context, g resource.HTTPGate, ca []byte) error {
-	tr := &http.Transport{}
-	if len(ca) > 0 {
-		pool := x509.NewCertPool()
-		if !pool.AppendCertsFromPEM(ca) {
+func Probe(ctx context.Context, g resource.HTTPGate, files GateFiles) error {
+	tr := &http.Transport{TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12}}
+	if len(files.CA) > 0 {
+		tr.TLSClientConfig.RootCAs = x509.NewCertPool()
+		if !tr.TLSClientConfig.RootCAs.AppendCertsFromPEM(files.CA) {
 			return fmt.Errorf("%s: no certificate in it", g.CA)
 		}
-		tr.TLSClientConfig = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
+	}
+	if len(files.ClientCert) > 0 {
+		pair, err := tls.X509KeyPair(files.ClientCert, files.ClientKey)
+		if err != nil {
+			return fmt.Errorf("%s and %s: %w", g.ClientCert, g.ClientKey, err)
+		}
+		tr.TLSClientConfig.Certificates = []tls.Certificate{pair}
 	}
 	defer tr.CloseIdleConnections()
 	client := &http.Client{Transport: tr, Timeout: gateRequest}

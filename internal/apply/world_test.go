@@ -39,7 +39,7 @@ type world struct {
 func newWorld(t testing.TB) *world {
 	t.Helper()
 	w := &world{t: t, n: hosttest.At(t, fastDir(t)), allow: []plan.Risk{plan.RiskRestart}}
-	w.ask = func(context.Context, resource.HTTPGate, []byte) error { return nil }
+	w.ask = func(context.Context, resource.HTTPGate, GateFiles) error { return nil }
 	baseTree(w.n)
 	w.n.UnitState().Add(host.Unit{Name: "k3s.service", Enabled: "enabled", Active: "active"})
 	for _, name := range []string{"docker.io/library/a:1", "docker.io/library/b:1"} {

@@ -82,14 +82,17 @@ func (e *Env) walkMirror(ctx context.Context, m Mirror) []mirrorWalk {
 }
 
 func (e *Env) mirrorClient(m Mirror) (*mirror.Client, error) {
-	var ca []byte
-	if m.CA != "" {
+	o := mirror.ClientOptions{UserAgent: "edgeprep-check"}
+	for name, to := range map[string]*[]byte{m.CA: &o.CA, m.ClientCert: &o.ClientCert, m.ClientKey: &o.ClientKey} {
+		if name == "" {
+			continue
+		}
 		var err error
-		if ca, err = e.Reader.FS().ReadFile(m.CA, 1<<20); err != nil {
-			return nil, fmt.Errorf("CA of endpoint %s: %w", m.URL, err)
+		if *to, err = e.Reader.FS().ReadFile(name, 1<<20); err != nil {
+			return nil, fmt.Errorf("TLS file of endpoint %s: %w", m.URL, err)
 		}
 	}
-	return mirror.NewClient(m.URL, mirror.ClientOptions{CA: ca, UserAgent: "edgeprep-check"})
+	return mirror.NewClient(m.URL, o)
 }
 
 // withMirrors is nil when the endpoints can be walked, else the one finding that says why not.

@@ -56,6 +56,8 @@ type Env struct {
 type Mirror struct {
 	URL string // "http://127.0.0.1:5000"
 	CA  string // file; empty: the system's
+	// Files of what is shown to a mirror that asks for a client certificate; empty: nothing.
+	ClientCert, ClientKey string
 	// Admin is the socket on which this mirror tells what it did not have; empty: it runs on another node.
 	Admin string
 }

@@ -41,11 +41,16 @@ func TestParseBad(t *testing.T) {
 		src  string
 		want []string
 	}{
-		"not TOML":      {"version = \n", []string{"CFG-001 edgeprep.toml:1:11 not readable as TOML: "}},
-		"wrong type":    {"version = 1\n[images]\narchives = \"x\"\n", []string{"CFG-002 edgeprep.toml:3:12 images.archives must be a list of strings"}},
-		"unknown keys":  {"version = 1\nfoo = 1\n[mirror]\nlistn = \"127.0.0.1:5000\"\n", []string{`CFG-003 edgeprep.toml:2:1 unknown key "foo" at the top of the file`, `CFG-003 edgeprep.toml:4:1 unknown key "listn" in [mirror]`}},
-		"unknown table": {"version = 1\n[containerd]\nx = 1\n", []string{`CFG-003 edgeprep.toml:2:2 unknown key "containerd" at the top of the file`}},
-		"no version":    {"[site]\nname = \"x\"\n", []string{"CFG-004 edgeprep.toml (version) version is missing"}},
+		"not TOML":                            {"version = \n", []string{"CFG-001 edgeprep.toml:1:11 not readable as TOML: "}},
+		"wrong type":                          {"version = 1\n[images]\narchives = \"x\"\n", []string{"CFG-002 edgeprep.toml:3:12 images.archives must be a list of strings"}},
+		"a mirror that would refuse its node": {"version = 1\n[mirror]\ntokens_file = \"/t\"\n", []string{`CFG-046 edgeprep.toml:2:2 the mirror would refuse this node's containerd`}},
+		"half a client certificate":           {"version = 1\n[registries]\nclient_cert = \"/t\"\n", []string{`CFG-017 edgeprep.toml:3:1 a client certificate needs its key and a key its certificate`}},
+		"client CA without TLS":               {"version = 1\n[mirror]\nmode = \"none\"\n[registries]\nwrite = false\n[mirror.tls]\nclient_ca = \"/t\"\n", []string{`CFG-017 edgeprep.toml:7:1 client certificates need TLS`}},
+		"metrics on the mirror's own port":    {"version = 1\n[mirror]\nlisten = \"127.0.0.1:5000\"\nmetrics = \"127.0.0.1:5000\"\n", []string{`CFG-011 edgeprep.toml:4:1 metrics = "127.0.0.1:5000" is not ADDRESS:PORT, or the mirror's own`}},
+		"max_connections":                     {"version = 1\n[mirror.limits]\nmax_connections = -1\n", []string{`CFG-015 edgeprep.toml:3:1 max_connections = -1 is not a number of connections`}},
+		"unknown keys":                        {"version = 1\nfoo = 1\n[mirror]\nlistn = \"127.0.0.1:5000\"\n", []string{`CFG-003 edgeprep.toml:2:1 unknown key "foo" at the top of the file`, `CFG-003 edgeprep.toml:4:1 unknown key "listn" in [mirror]`}},
+		"unknown table":                       {"version = 1\n[containerd]\nx = 1\n", []string{`CFG-003 edgeprep.toml:2:2 unknown key "containerd" at the top of the file`}},
+		"no version":                          {"[site]\nname = \"x\"\n", []string{"CFG-004 edgeprep.toml (version) version is missing"}},
 		"several at once": {"version = 1\n[mirror]\nmode = \"sistemd\"\nlisten = \"0.0.0.0:5000\"\ncache = \"/var/lib/rancher/x\"\n[apply]\nallow = [\"all\"]\n", []string{
 			`CFG-010 edgeprep.toml:3:1 mirror.mode = "sistemd" is not one of systemd, workload, none`,
 			"CFG-014 edgeprep.toml:5:1 the cache is below /var/lib/rancher",
@@ -77,7 +82,7 @@ func TestUnknownKeyShowsTheLineAndTheNearestKey(t *testing.T) {
      2 | [mirror]
      3 | listn = "127.0.0.1:5000"
        | ^^^^^
-  fix    did you mean "listen"? known keys: access_log, cache, default_registry, limits, listen, metrics, mode, tls, upstream, workload`
+  fix    did you mean "listen"? known keys: access_log, cache, default_registry, limits, listen, metrics, mode, tls, tokens_file, upstream, workload`
 	if d := cmp.Diff(want, found[0].Text()); d != "" {
 		t.Error(d)
 	}

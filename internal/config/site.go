@@ -66,6 +66,7 @@ type Mirror struct {
 	DefaultRegistry string   `toml:"default_registry"` // default docker.io
 	AccessLog       bool     `toml:"access_log"`       // default false: hits are not logged; misses and what is pulled always are
 	Metrics         string   `toml:"metrics"`          // address of Prometheus metrics, /healthz and /readyz: "127.0.0.1:9464"; default none
+	TokensFile      string   `toml:"tokens_file"`      // a file of mode 0600 with a token a line; with it, only who has one may pull, or a client certificate
 	TLS             TLS      `toml:"tls"`
 	Limits          Limits   `toml:"limits"`
 	Workload        Workload `toml:"workload"`
@@ -73,9 +74,10 @@ type Mirror struct {
 
 // TLS is [mirror.tls].
 type TLS struct {
-	Cert string `toml:"cert"`
-	Key  string `toml:"key"`
-	CA   string `toml:"ca"`
+	Cert     string `toml:"cert"`      // PEM file
+	Key      string `toml:"key"`       // PEM file
+	CA       string `toml:"ca"`        // PEM file that containerd checks the certificate with; default: the system's roots
+	ClientCA string `toml:"client_ca"` // PEM file; with it, only who has a certificate of it may pull, or a token
 }
 
 // Limits is [mirror.limits].
@@ -112,9 +114,11 @@ type Upstream struct {
 
 // Registries is [registries]: what containerd (or CRI-O) is told.
 type Registries struct {
-	Hosts     []string `toml:"hosts"`     // registry hosts besides those that are found; "*" is always there
-	Endpoints []string `toml:"endpoints"` // mirror URLs; default: derived from [mirror] and [[node]]
-	Write     bool     `toml:"write"`     // default true; false: registries config is left alone
+	Hosts      []string `toml:"hosts"`       // registry hosts besides those that are found; "*" is always there
+	Endpoints  []string `toml:"endpoints"`   // mirror URLs; default: derived from [mirror] and [[node]]
+	Write      bool     `toml:"write"`       // default true; false: registries config is left alone
+	ClientCert string   `toml:"client_cert"` // PEM file that containerd shows to the mirrors
+	ClientKey  string   `toml:"client_key"`  // PEM file
 }
 
 // Replication is [replication].

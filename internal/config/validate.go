@@ -105,7 +105,8 @@ func (p *problems) mirror(s *Site) {
 	if (m.TLS.Cert == "") != (m.TLS.Key == "") {
 		p.at("CFG-017", "mirror.tls", "a certificate needs its key and a key its certificate", "", "set both cert and key in [mirror.tls]")
 	}
-	for _, k := range [][2]string{{"mirror.tls.cert", m.TLS.Cert}, {"mirror.tls.key", m.TLS.Key}, {"mirror.tls.ca", m.TLS.CA}} {
+	for _, k := range [][2]string{{"mirror.tls.cert", m.TLS.Cert}, {"mirror.tls.key", m.TLS.Key}, {"mirror.tls.ca", m.TLS.CA},
+		{"mirror.tls.client_ca", m.TLS.ClientCA}, {"mirror.tokens_file", m.TokensFile}} {
 		p.absolute(k[0], k[1])
 	}
 	p.size("mirror.limits.max_cache", m.Limits.MaxCache)
@@ -115,6 +116,27 @@ func (p *problems) mirror(s *Site) {
 	}
 	p.mirrorPorts(m)
 	p.workload(s)
+	p.mirrorGuard(s)
+}
+
+// mirrorGuard checks that who must pull can: containerd can be given a client certificate by path, and a token
+// only in a file that everybody reads and in every plan.
+func (p *problems) mirrorGuard(s *Site) {
+	m, r := s.Mirror, s.Registries
+	if m.TLS.ClientCA != "" && m.TLS.Cert == "" {
+		p.at("CFG-017", "mirror.tls.client_ca", "client certificates need TLS", "", "set cert and key in [mirror.tls], too")
+	}
+	if (r.ClientCert == "") != (r.ClientKey == "") {
+		p.at("CFG-017", "registries.client_cert", "a client certificate needs its key and a key its certificate", "",
+			"set both client_cert and client_key in [registries]")
+	}
+	p.absolute("registries.client_cert", r.ClientCert)
+	p.absolute("registries.client_key", r.ClientKey)
+	guarded := m.TLS.ClientCA != "" || m.TokensFile != ""
+	if guarded && m.Mode != string(ModeNone) && r.Write && (r.ClientCert == "" || m.TLS.ClientCA == "") {
+		p.at("CFG-046", "mirror", "the mirror would refuse this node's containerd", "it asks for a client certificate or a token, and containerd has none",
+			"set [mirror.tls] client_ca, and client_cert and client_key in [registries]; tokens are for other clients")
+	}
 }
 
 // mirrorPorts checks the metrics' address, which may be every address of the node, and the limit.

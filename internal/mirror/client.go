@@ -20,8 +20,10 @@ import (
 
 // ClientOptions say how an endpoint is reached.
 type ClientOptions struct {
-	CA        []byte // PEM; empty: the system's
-	UserAgent string // default "edgeprep"
+	CA []byte // PEM; empty: the system's
+	// ClientCert and ClientKey, PEM, are shown to an endpoint that asks for a certificate; empty: none.
+	ClientCert, ClientKey []byte
+	UserAgent             string // default "edgeprep"
 	// Dial replaces the dialer; nil: TCP with 5 s.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 }
@@ -47,16 +49,31 @@ func NewClient(base string, opts ClientOptions) (*Client, error) {
 	if tr.DialContext == nil {
 		tr.DialContext = (&net.Dialer{Timeout: 5 * time.Second}).DialContext
 	}
-	if len(opts.CA) > 0 {
-		pool := x509.NewCertPool()
-		if !pool.AppendCertsFromPEM(opts.CA) {
-			return nil, fail("MER-014", "", "the CA of endpoint "+base+" holds no certificate", "", "give a PEM file", nil)
-		}
-		tr.TLSClientConfig = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
+	if tr.TLSClientConfig, err = opts.tls(base); err != nil {
+		return nil, err
 	}
 	c := &Client{base: strings.TrimRight(base, "/"), agent: opts.UserAgent, http: &http.Client{Transport: tr}}
 	if c.agent == "" {
 		c.agent = "edgeprep"
+	}
+	return c, nil
+}
+
+func (o ClientOptions) tls(base string) (*tls.Config, error) {
+	c := &tls.Config{MinVersion: tls.VersionTLS12}
+	if len(o.CA) > 0 {
+		c.RootCAs = x509.NewCertPool()
+		if !c.RootCAs.AppendCertsFromPEM(o.CA) {
+			return nil, fail("MER-014", "", "the CA of endpoint "+base+" holds no certificate", "", "give a PEM file", nil)
+		}
+	}
+	if len(o.ClientCert) > 0 {
+		pair, err := tls.X509KeyPair(o.ClientCert, o.ClientKey)
+		if err != nil {
+			return nil, fail("MER-072", "", "the client certificate for endpoint "+base+" cannot be used", "",
+				"give a matching pair of PEM files", err)
+		}
+		c.Certificates = []tls.Certificate{pair}
 	}
 	return c, nil
 }

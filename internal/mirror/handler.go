@@ -22,8 +22,9 @@ type HandlerOptions struct {
 	// LogHits has it told of hits, too.
 	LogHits bool
 
-	pull *puller // nil: nothing is looked for upstream
-	uses *uses   // nil: not recorded
+	pull  *puller // nil: nothing is looked for upstream
+	uses  *uses   // nil: not recorded
+	guard *guard  // nil: everybody may pull
 }
 
 // handler serves the pull half of the distribution API.
@@ -35,13 +36,14 @@ type handler struct {
 	hits     bool
 	pull     *puller
 	uses     *uses
+	guard    *guard
 }
 
 // NewHandler serves a store. No client writes to it through the handler; the ResponseWriter must reach it
 // bare, or large blobs are copied through user space instead of being sent by the kernel.
 func NewHandler(store *Store, opts HandlerOptions) http.Handler {
 	h := &handler{store: store, registry: opts.DefaultRegistry, misses: opts.Misses, access: opts.AccessLog, hits: opts.LogHits,
-		pull: opts.pull, uses: opts.uses}
+		pull: opts.pull, uses: opts.uses, guard: opts.guard}
 	if h.registry == "" {
 		h.registry = DefaultRegistry
 	}
@@ -53,7 +55,12 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
 	t, ok := parseTarget(r.URL.Path, namespaceOf(r.URL), h.registry)
 	rw := &reply{ResponseWriter: w}
-	h.route(rw, r, t, ok)
+	if h.guard != nil && !h.guard.admits(r) {
+		h.guard.refuse(rw, r)
+		note(rw, outcomeRefused)
+	} else {
+		h.route(rw, r, t, ok)
+	}
 	h.done(rw, r, t, start)
 }
 

@@ -3,6 +3,7 @@ package mirror
 import (
 	"net/http"
 	"runtime"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -38,6 +39,8 @@ const (
 	mScrubbed    = "edgeprep_mirror_scrub_completed_timestamp_seconds"
 	mScrubPart   = "edgeprep_mirror_scrub_pass_ratio"
 	mScrubBad    = "edgeprep_mirror_scrub_bad_blobs_total"
+	mExpires     = "edgeprep_mirror_certificate_expiry_timestamp_seconds"
+	mTLSFailed   = "edgeprep_mirror_certificate_reload_failures_total"
 	mLogDropped  = "edgeprep_mirror_log_lines_dropped_total"
 )
 
@@ -63,6 +66,8 @@ func metricTable() []metric {
 		{mScrubbed, gauge, "When the last whole pass of the scrub over the cache ended; 0: none did yet, or there is no scrub.", nil},
 		{mScrubPart, gauge, "How much of the cache the running pass of the scrub has read, 0 to 1.", nil},
 		{mScrubBad, counter, "Blobs that the scrub found changed on the disk, also before a restart.", nil},
+		{mExpires, gauge, "Until when the TLS certificate in use is good; 0: plain http.", nil},
+		{mTLSFailed, counter, "Changes of the TLS files that could not be used; those from before stay in use.", nil},
 		{mLogDropped, counter, "Log lines dropped because standard error took nothing.", nil},
 		{mBuild, gauge, "Always 1.", []string{"version", "goversion"}},
 	}
@@ -167,6 +172,7 @@ func (c *collector) state(show func(string, float64, ...string)) {
 	show(mDegraded, number(h.Status != statusOK))
 	show(mMisses, float64(len(c.s.misses.List(""))))
 	showScrub(show, h.Scrub)
+	c.tls(show)
 	dropped := uint64(0)
 	if c.s.cfg.LogQueue != nil {
 		dropped = c.s.cfg.LogQueue.Dropped()
@@ -188,6 +194,15 @@ func showScrub(show func(string, float64, ...string), st *ScrubState) {
 	show(mScrubbed, completed)
 	show(mScrubPart, part)
 	show(mScrubBad, bad)
+}
+
+func (c *collector) tls(show func(string, float64, ...string)) {
+	expires, failed := time.Unix(0, 0), uint64(0)
+	if c.s.certs != nil {
+		expires, failed = c.s.certs.state()
+	}
+	show(mExpires, float64(expires.Unix()))
+	show(mTLSFailed, float64(failed))
 }
 
 func number(b bool) float64 {

@@ -22,6 +22,8 @@ type Config struct {
 	Listen          string // host:port; port 0 takes a free one
 	Admin           string // path of the admin socket; empty: none
 	TLSCert, TLSKey string // PEM files; empty: plain http
+	TLSClientCA     string // PEM file; with it, only who has a certificate of it may pull, or a token
+	Tokens          string // file of read tokens; with it, only who has one may pull, or a client certificate
 	DefaultRegistry string // of names that say none; empty: docker.io
 	Metrics         string // host:port of Prometheus metrics, /healthz and /readyz; empty: none
 	AccessLog       bool   // log hits, too
@@ -53,9 +55,11 @@ type Server struct {
 	misses  *Misses
 	uses    *uses
 	keepers []*keeper
-	scrub   *scrubber // nil: none
-	pull    *puller   // nil: no upstream
-	notes   []string  // for Health: what is not as it was asked for
+	scrub   *scrubber     // nil: none
+	pull    *puller       // nil: no upstream
+	notes   []string      // for Health: what is not as it was asked for
+	certs   *certificates // nil: plain http
+	guard   *guard        // nil: everybody may pull
 	data    net.Listener
 	admin   net.Listener // nil: none
 	watch   net.Listener // nil: no metrics
@@ -97,7 +101,10 @@ func Listen(ctx context.Context, cfg Config) (*Server, error) {
 			s.notes = append(s.notes, "no upstream is asked: "+err.Error())
 		}
 	}
-	if err := s.bind(ctx); err != nil {
+	if s.guard, err = newGuard(cfg, s.log); err == nil {
+		err = s.bind(ctx)
+	}
+	if err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
@@ -184,19 +191,13 @@ func listenError(addr string, err error) error {
 	return fmt.Errorf("listen on %s: %w", addr, err)
 }
 
-// wrapTLS offers http/1.1 only: over HTTP/2 one connection carries a third of what it can.
+// wrapTLS puts TLS around the data port, if there are certificates.
 func (s *Server) wrapTLS() error {
-	if s.cfg.TLSCert == "" && s.cfg.TLSKey == "" {
-		return nil
+	var err error
+	if s.certs, err = newCertificates(s.cfg, s.log); err != nil || s.certs == nil {
+		return err
 	}
-	cert, err := tls.LoadX509KeyPair(s.cfg.TLSCert, s.cfg.TLSKey)
-	if err != nil {
-		return fail("MER-012", s.cfg.TLSCert, "the TLS certificate or key cannot be used", "",
-			"set [mirror.tls] cert and key to a matching pair of PEM files", err)
-	}
-	s.data = tls.NewListener(s.data, &tls.Config{
-		Certificates: []tls.Certificate{cert}, NextProtos: []string{"http/1.1"}, MinVersion: tls.VersionTLS12,
-	})
+	s.data = tls.NewListener(s.data, &tls.Config{GetConfigForClient: s.certs.current, MinVersion: tls.VersionTLS12})
 	return nil
 }
 
@@ -283,7 +284,7 @@ func (s *Server) Serve(ctx context.Context) error {
 // handler is the chain that the data port serves. Nothing but reply may wrap the ResponseWriter in it.
 func (s *Server) handler() http.Handler {
 	return NewHandler(s.store, HandlerOptions{DefaultRegistry: s.cfg.DefaultRegistry, Misses: s.misses,
-		AccessLog: s.log, LogHits: s.cfg.AccessLog, pull: s.pull, uses: s.uses})
+		AccessLog: s.log, LogHits: s.cfg.AccessLog, pull: s.pull, uses: s.uses, guard: s.guard})
 }
 
 func (s *Server) server(h http.Handler) *http.Server {

@@ -69,7 +69,7 @@ func (b *builder) equivalent(file string, data []byte) bool {
 	if len(diags) > 0 || len(h.Hosts) == 0 || h.Server.URL == "" {
 		return false
 	}
-	same := func(x, y Endpoint) bool { return x.Same(y) && x.CA == y.CA }
+	same := func(x, y Endpoint) bool { return x.Same(y) && x.sameTLS(y) }
 	return slices.EqualFunc(h.Endpoints(), b.policy.Endpoints, same) && h.Server.Same(b.policy.Endpoints[0])
 }
 

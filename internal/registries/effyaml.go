@@ -79,7 +79,7 @@ func (e *Effective) readYAML(f host.FS, n distro.Node) (map[string]Lookup, error
 
 func (d *yamlDoc) withCA(e Endpoint) Endpoint {
 	if c, ok := d.body.Configs[e.Host()]; ok && c.TLS != nil {
-		e.CA = c.TLS.CAFile
+		e.CA, e.ClientCert, e.ClientKey = c.TLS.CAFile, c.TLS.CertFile, c.TLS.KeyFile
 	}
 	return e
 }

@@ -16,6 +16,9 @@ import (
 type Endpoint struct {
 	URL string `json:"url"`          // "http://127.0.0.1:5000"
 	CA  string `json:"ca,omitempty"` // node path of the CA file that its certificate is checked with; https only
+	// Node paths of what containerd shows where a mirror asks for a client certificate; https only.
+	ClientCert string `json:"clientCert,omitempty"`
+	ClientKey  string `json:"clientKey,omitempty"`
 }
 
 // Same says whether two endpoints are the same server and path; a final slash or /v2 makes no difference.
@@ -110,7 +113,7 @@ func (e Endpoint) normalize() (Endpoint, *diag.Diagnostic) {
 	switch {
 	case err != nil:
 		return fail("is not a URL")
-	case !plainText(e.URL) || !plainText(e.CA):
+	case !plainText(e.URL) || !plainText(e.CA+e.ClientCert+e.ClientKey):
 		return fail("has characters that are not printable ASCII")
 	case u.Scheme != "http" && u.Scheme != "https":
 		return fail("has no scheme; http:// or https:// must be said")
@@ -125,10 +128,31 @@ func (e Endpoint) normalize() (Endpoint, *diag.Diagnostic) {
 		// On http a ca makes containerd try https first (containerd: core/remotes/docker/config/hosts.go).
 		out.CA = e.CA
 	}
-	if out.CA != "" && !path.IsAbs(out.CA) {
-		return e, newDiag(idEndpoint, diag.Where{Key: "registries.endpoints"}, "the CA file "+quoted(out.CA)+" is not an absolute path", "", "write its full path")
+	if e.ClientCert != "" && e.ClientKey != "" && u.Scheme == "https" {
+		out.ClientCert, out.ClientKey = e.ClientCert, e.ClientKey
+	}
+	for _, f := range []string{out.CA, out.ClientCert, out.ClientKey} {
+		if f != "" && !path.IsAbs(f) {
+			return e, newDiag(idEndpoint, diag.Where{Key: "registries.endpoints"}, "the file "+quoted(f)+" is not an absolute path", "", "write its full path")
+		}
 	}
 	return out, nil
+}
+
+// sameTLS says whether two endpoints are trusted and shown the same.
+func (e Endpoint) sameTLS(o Endpoint) bool {
+	return e.CA == o.CA && e.ClientCert == o.ClientCert && e.ClientKey == o.ClientKey
+}
+
+// tlsFiles are the files as registries.yaml names them, in the order that they are written in.
+func (e Endpoint) tlsFiles() [][2]string {
+	var out [][2]string
+	for _, f := range [][2]string{{"ca_file", e.CA}, {"cert_file", e.ClientCert}, {"key_file", e.ClientKey}} {
+		if f[1] != "" {
+			out = append(out, f)
+		}
+	}
+	return out
 }
 
 // plainText says whether s can be quoted the same way in TOML, YAML and Go.

@@ -53,7 +53,8 @@ func writeTree(t *testing.T, files map[string]string) string {
 
 func TestRenderHostsGolden(t *testing.T) {
 	t.Parallel()
-	got := string(RenderHosts([]Endpoint{{URL: "http://127.0.0.1:5000"}, {URL: "https://10.0.0.2:5000", CA: "/etc/edgeprep/ca.crt"}}))
+	got := string(RenderHosts([]Endpoint{{URL: "http://127.0.0.1:5000"}, {URL: "https://10.0.0.2:5000", CA: "/etc/edgeprep/ca.crt",
+		ClientCert: "/etc/edgeprep/client.crt", ClientKey: "/etc/edgeprep/client.key"}}))
 	want := `# Written by edgeprep. Changes are lost at the next apply.
 
 server = "http://127.0.0.1:5000"
@@ -67,6 +68,7 @@ dial_timeout = "2s"
   capabilities = ["pull", "resolve"]
   dial_timeout = "2s"
   ca = "/etc/edgeprep/ca.crt"
+  client = [["/etc/edgeprep/client.crt", "/etc/edgeprep/client.key"]]
 `
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)

@@ -203,6 +203,12 @@ func (p *hostsParser) entry(server string, t map[string]any, at ...string) HostE
 	if len(e.Files) > 0 && t["ca"] != nil {
 		e.CA = e.Files[0]
 	}
+	if pairs, ok := t["client"].([]any); ok && len(pairs) == 1 {
+		if pair, ok := pairs[0].([]any); ok && len(pair) == 2 {
+			e.ClientCert, _ = pair[0].(string)
+			e.ClientKey, _ = pair[1].(string)
+		}
+	}
 	if server != "" {
 		p.url(&e, server, override, at)
 	}

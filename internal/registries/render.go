@@ -22,15 +22,24 @@ func RenderHosts(endpoints []Endpoint) []byte {
 	first := endpoints[0]
 	fmt.Fprintf(&b, "%s\n\nserver = %s\n", hostsHeader, quoted(first.URL))
 	fmt.Fprintf(&b, "dial_timeout = %q\n", dialTimeout)
-	if first.CA != "" {
-		fmt.Fprintf(&b, "ca = %s\n", quoted(first.CA))
-	}
+	b.WriteString(hostsTLS(first, ""))
 	for _, e := range endpoints {
 		// A table header each: containerd 2.x takes the order from headers only.
 		fmt.Fprintf(&b, "\n[host.%s]\n  capabilities = [\"pull\", \"resolve\"]\n  dial_timeout = %q\n", quoted(e.URL), dialTimeout)
-		if e.CA != "" {
-			fmt.Fprintf(&b, "  ca = %s\n", quoted(e.CA))
-		}
+		b.WriteString(hostsTLS(e, "  "))
 	}
 	return []byte(b.String())
+}
+
+// hostsTLS are the lines of an endpoint's TLS files.
+// containerd: core/remotes/docker/config/hosts.go, parseHostConfig (client: pairs of certificate and key).
+func hostsTLS(e Endpoint, indent string) string {
+	out := ""
+	if e.CA != "" {
+		out += fmt.Sprintf("%sca = %s\n", indent, quoted(e.CA))
+	}
+	if e.ClientCert != "" {
+		out += fmt.Sprintf("%sclient = [[%s, %s]]\n", indent, quoted(e.ClientCert), quoted(e.ClientKey))
+	}
+	return out
 }

@@ -90,6 +90,16 @@ configs:
     tls:
       ca_file: "/etc/edgeprep/ca.crt"
 `},
+		{"a client certificate", "", []Endpoint{{URL: "https://10.0.0.2:5000", ClientCert: "/c.crt", ClientKey: "/c.key"}}, nil, `mirrors:
+  "*":
+    endpoint:
+      - "https://10.0.0.2:5000"
+configs:
+  "10.0.0.2:5000":
+    tls:
+      cert_file: "/c.crt"
+      key_file: "/c.key"
+`},
 		{"a CA that is there stays", "configs:\n  10.0.0.2:5000:\n    tls:\n      ca_file: /own.crt\nmirrors:\n  \"*\":\n    endpoint: [\"http://127.0.0.1:5000\", \"https://10.0.0.2:5000\"]\n", two, nil,
 			"configs:\n  10.0.0.2:5000:\n    tls:\n      ca_file: /own.crt\nmirrors:\n  \"*\":\n    endpoint: [\"http://127.0.0.1:5000\", \"https://10.0.0.2:5000\"]\n"},
 		{"crlf", "mirrors:\r\n  \"*\":\r\n    endpoint:\r\n      - https://a\r\n", mirror, nil, "mirrors:\r\n  \"*\":\r\n    endpoint:\r\n      - \"http://127.0.0.1:5000\"\r\n      - https://a\r\n"},

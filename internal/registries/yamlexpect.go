@@ -44,7 +44,8 @@ func spelling(old *[]any, e Endpoint) any {
 
 func expectCA(doc map[string]any, endpoints []Endpoint) error {
 	for _, e := range endpoints {
-		if e.CA == "" {
+		files := e.tlsFiles()
+		if len(files) == 0 {
 			continue
 		}
 		configs, err := table(doc, "configs")
@@ -59,8 +60,10 @@ func expectCA(doc map[string]any, endpoints []Endpoint) error {
 		if err != nil {
 			return err
 		}
-		if _, there := tls["ca_file"]; !there {
-			tls["ca_file"] = e.CA
+		for _, f := range files {
+			if _, there := tls[f[0]]; !there {
+				tls[f[0]] = f[1]
+			}
 		}
 	}
 	return nil

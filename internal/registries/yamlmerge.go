@@ -149,17 +149,20 @@ func leads(list *yaml.Node, endpoints []Endpoint) bool {
 	return true
 }
 
-// certificates names the CA files; one that is named already stays.
+// certificates names the TLS files; one that is named already stays.
 func (d *yamlDoc) certificates(endpoints []Endpoint) bool {
 	changed := false
 	for _, e := range endpoints {
-		if e.CA == "" {
+		files := e.tlsFiles()
+		if len(files) == 0 {
 			continue
 		}
 		tls := d.mapping(d.mapping(d.mapping(d.root(), "configs"), e.Host()), "tls")
-		if child(tls, "ca_file") == nil {
-			tls.Content = append(tls.Content, str("ca_file"), str(e.CA))
-			changed = true
+		for _, f := range files {
+			if child(tls, f[0]) == nil {
+				tls.Content = append(tls.Content, str(f[0]), str(f[1]))
+				changed = true
+			}
 		}
 	}
 	return changed

@@ -3,6 +3,7 @@ package registries
 import (
 	"bytes"
 	"regexp"
+	"slices"
 	"strings"
 
 	"go.yaml.in/yaml/v4"
@@ -45,7 +46,7 @@ func mergeText(file string, data []byte, names []string, endpoints []Endpoint) (
 }
 
 // additions are all that must be in the file. Registries are inserted at the head of mirrors, so the last
-// comes first.
+// comes first; so do the files of an endpoint.
 func additions(names []string, endpoints []Endpoint) []addition {
 	var urls []string
 	for _, e := range endpoints {
@@ -56,8 +57,8 @@ func additions(names []string, endpoints []Endpoint) []addition {
 		out = append(out, addition{path: []string{"mirrors", names[i], "endpoint"}, items: urls})
 	}
 	for _, e := range endpoints {
-		if e.CA != "" {
-			out = append(out, addition{path: []string{"configs", e.Host(), "tls", "ca_file"}, text: e.CA})
+		for _, f := range slices.Backward(e.tlsFiles()) {
+			out = append(out, addition{path: []string{"configs", e.Host(), "tls", f[0]}, text: f[1]})
 		}
 	}
 	return out
@@ -231,7 +232,7 @@ func quoteAll(list []string) string {
 }
 
 // plainKey can stand without quotes in every YAML version: a word or a domain name.
-var plainKey = regexp.MustCompile(`^[a-z][a-z0-9-]*(\.[a-z][a-z0-9-]*)+$|^(mirrors|configs|endpoint|tls|ca_file)$`)
+var plainKey = regexp.MustCompile(`^[a-z][a-z0-9-]*(\.[a-z][a-z0-9-]*)+$|^(mirrors|configs|endpoint|tls|ca_file|cert_file|key_file)$`)
 
 func yamlKey(k string) string {
 	if plainKey.MatchString(k) {

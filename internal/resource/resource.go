@@ -160,6 +160,9 @@ type HTTPGate struct {
 	URL   string   `json:"url"`   // "http://127.0.0.1:5000"
 	Names []string `json:"names"` // references that it must answer a HEAD for, by ?ns=; may be empty
 	CA    string   `json:"ca,omitempty"`
+	// Files of what is shown to a mirror that asks for a client certificate; empty: nothing.
+	ClientCert string `json:"clientCert,omitempty"`
+	ClientKey  string `json:"clientKey,omitempty"`
 }
 
 // CRIGate is open when the CRI service answers with its plugin loaded, and has the images.

@@ -155,6 +155,10 @@ func NamedFiles(s config.Site) []Named {
 	add("mirror.tls.cert", s.Mirror.TLS.Cert, false)
 	add("mirror.tls.key", s.Mirror.TLS.Key, true)
 	add("mirror.tls.ca", s.Mirror.TLS.CA, false)
+	add("mirror.tls.client_ca", s.Mirror.TLS.ClientCA, false)
+	add("mirror.tokens_file", s.Mirror.TokensFile, true)
+	add("registries.client_cert", s.Registries.ClientCert, false)
+	add("registries.client_key", s.Registries.ClientKey, true)
 	for i, u := range s.Upstreams {
 		key := fmt.Sprintf("upstream[%d].", i)
 		add(key+"ca", u.CA, false)

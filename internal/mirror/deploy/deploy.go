@@ -37,6 +37,10 @@ type Service struct {
 	MaxConnections  int    // 0: the server's default
 	TLSCert, TLSKey string // node paths; empty: plain http
 	CA              string // to verify the own certificate with; empty: system roots
+	ClientCA        string // node path; who may pull
+	Tokens          string // node path; who may pull, too
+	ClientCert      string // node path; what the gate shows to the mirror
+	ClientKey       string // node path
 	Binary          BinaryFile
 	Names           []string // references that must be answered before anything depends on the mirror
 }
@@ -125,8 +129,9 @@ func (s Service) Resources(n distro.Node, content []string) []resource.Resource 
 	}
 	add(service)
 	add(resource.Resource{ID: GateID(), Kind: resource.KindGate, After: []string{service.ID},
-		Why:  "nothing may depend on a mirror that does not answer",
-		Gate: &resource.Gate{HTTP: &resource.HTTPGate{URL: s.URL(), Names: s.Names, CA: s.CA}, Within: 30 * time.Second}})
+		Why: "nothing may depend on a mirror that does not answer",
+		Gate: &resource.Gate{HTTP: &resource.HTTPGate{URL: s.URL(), Names: s.Names, CA: s.CA,
+			ClientCert: s.ClientCert, ClientKey: s.ClientKey}, Within: 30 * time.Second}})
 	return l.all
 }
 

@@ -59,8 +59,11 @@ func TestTheKeyIsHandedOverAsCredential(t *testing.T) {
 	t.Parallel()
 	s := service()
 	s.TLSCert, s.TLSKey = "/etc/edgeprep/tls.crt", "/etc/edgeprep/tls.key"
+	s.ClientCA, s.Tokens = "/etc/edgeprep/client-ca.crt", "/etc/edgeprep/100%/tokens"
 	u := s.unit([]string{"k3s.service"})
-	for _, want := range []string{"LoadCredential=tls.key:/etc/edgeprep/tls.key", "--tls-key %d/tls.key"} {
+	for _, want := range []string{"LoadCredential=tls.key:/etc/edgeprep/tls.key\n", "--tls-key /etc/edgeprep/tls.key ",
+		"LoadCredential=client-ca.crt:/etc/edgeprep/client-ca.crt\n", "--tls-client-ca /etc/edgeprep/client-ca.crt ",
+		"LoadCredential=tokens:/etc/edgeprep/100%%/tokens\n", "--tokens /etc/edgeprep/100%%/tokens"} {
 		if !strings.Contains(u, want) {
 			t.Errorf("no %q in\n%s", want, u)
 		}

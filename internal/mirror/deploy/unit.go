@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -68,12 +69,12 @@ func (s Service) command() []string {
 	if config != "" {
 		config = quoted(config)
 	}
-	return append([]string{Binary}, s.arguments(AdminPath, config, "%d")...)
+	return append([]string{Binary}, s.arguments(AdminPath, config, func(f servedFile) string { return quoted(f.path) })...)
 }
 
-// arguments of the mirror's program: its admin socket, its copy of edgeprep.toml (empty: none), and the directory
-// that has its certificate and key.
-func (s Service) arguments(admin, config, secrets string) []string {
+// arguments of the mirror's program: its admin socket, its copy of edgeprep.toml (empty: none), and where it has the
+// files of its data port.
+func (s Service) arguments(admin, config string, place func(servedFile) string) []string {
 	args := []string{"mirror", "serve", "--cache", s.Cache, "--listen", s.Listen, "--upstream", s.Upstream, "--admin", admin}
 	if config != "" {
 		args = append(args, "--config", config)
@@ -91,18 +92,40 @@ func (s Service) arguments(admin, config, secrets string) []string {
 	if s.MaxConnections > 0 {
 		args = append(args, "--max-connections", strconv.Itoa(s.MaxConnections))
 	}
-	if s.TLSCert != "" {
-		args = append(args, "--tls-cert", secrets+"/tls.crt", "--tls-key", secrets+"/tls.key")
+	for _, f := range s.files() {
+		args = append(args, "--"+f.flag, place(f))
 	}
 	return args
 }
 
-// credentials hand the key over without making it readable for the mirror's account.
+// Names of the copies of the data port's files that are handed over to a mirror that may not read them.
+const (
+	TLSCertName  = "tls.crt"
+	TLSKeyName   = "tls.key"
+	ClientCAName = "client-ca.crt"
+	TokensName   = "tokens"
+)
+
+// servedFile is a file of the data port, by its flag, and the name of its copy: see app.ServedFile.
+type servedFile struct{ flag, path, copied string }
+
+func (s Service) files() []servedFile {
+	return slices.DeleteFunc([]servedFile{{"tls-cert", s.TLSCert, TLSCertName}, {"tls-key", s.TLSKey, TLSKeyName},
+		{"tls-client-ca", s.ClientCA, ClientCAName}, {"tokens", s.Tokens, TokensName}},
+		func(f servedFile) bool { return f.path == "" })
+}
+
+// Guarded says whether the mirror answers only to who has a certificate or a token, as kubelet's probes have not.
+func (s Service) Guarded() bool { return s.ClientCA != "" || s.Tokens != "" }
+
+// credentials hand the files over without making them readable for the mirror's account. A service whose key is
+// gone does not start: it must not serve in clear what was to be encrypted.
 func (s Service) credentials() []string {
-	if s.TLSCert == "" {
-		return nil
+	var out []string
+	for _, f := range s.files() {
+		out = append(out, f.copied+":"+strings.ReplaceAll(f.path, "%", "%%"))
 	}
-	return []string{"tls.crt:" + s.TLSCert, "tls.key:" + s.TLSKey}
+	return out
 }
 
 // quoted is a path as one argument of a command line. systemd.service(5), Command lines

@@ -214,7 +214,7 @@ func (w Workload) args() []string {
 	if w.Upstreams.Config != "" {
 		config = path.Join(podFiles, ConfigName)
 	}
-	return w.arguments(PodAdminPath, config, podFiles)
+	return w.arguments(PodAdminPath, config, func(f servedFile) string { return path.Join(podFiles, f.copied) })
 }
 
 // sum changes with the files: a pod does not see that they did.

@@ -131,3 +131,22 @@ func TestManifestDirectoriesBelowTheDataDirAreClosed(t *testing.T) {
 		t.Errorf("%+v", last)
 	}
 }
+
+// kubelet has neither a certificate nor a token: an HTTP probe would find a guarded mirror dead.
+func TestAGuardedMirrorIsProbedByTCP(t *testing.T) {
+	t.Parallel()
+	w := workloads()["static-pod-full"]
+	w.ClientCA, w.Tokens = "/etc/edgeprep/client-ca.crt", "/etc/edgeprep/tokens"
+	got, err := w.Manifest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{`"--tls-client-ca"`, `"/etc/edgeprep/mirror/client-ca.crt"`, `"--tokens"`, `"/etc/edgeprep/mirror/tokens"`} {
+		if !strings.Contains(got, want) {
+			t.Errorf("no %s in\n%s", want, got)
+		}
+	}
+	if strings.Contains(got, "httpGet") || strings.Count(got, "tcpSocket") != 2 {
+		t.Error(got)
+	}
+}
