@@ -17,10 +17,11 @@ import (
 // fill is one transfer of a blob from an upstream into the cache, for however many readers. It writes a
 // temporary file; readers follow it at their own speed and none of them, nor their leaving, touches it.
 type fill struct {
-	name   Name
-	digest digest.Digest
-	begun  chan struct{} // closed once size and file are known, or the fill ended before
-	landed chan struct{} // closed at the end: the blob is durable, or failed is why not
+	name     Name
+	digest   digest.Digest
+	begun    chan struct{} // closed once size and file are known, or the fill ended before
+	upstream patience      // with its upstream
+	landed   chan struct{} // closed at the end: the blob is durable, or failed is why not
 
 	mu       sync.Mutex
 	planned  int64 // the size that room was found for

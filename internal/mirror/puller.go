@@ -157,6 +157,7 @@ func (p *puller) join(n Name, d digest.Digest) *fill {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if f, ok := p.fills[d]; ok {
+		f.upstream.nudge(p.lim.nudge)
 		return f
 	}
 	f := newFill(n, d)
@@ -222,7 +223,7 @@ func (p *puller) writer() (*writer, error) {
 // receive brings in what of a blob is not in the file yet, and makes the file the blob.
 func (p *puller) receive(ctx context.Context, u *upstream, f *fill, part *partial) error {
 	body, size, err := u.open(ctx, call{method: http.MethodGet, repository: f.name.Repository, verb: "blobs",
-		ref: f.digest.String(), from: part.size})
+		ref: f.digest.String(), from: part.size, patience: &f.upstream})
 	if err != nil {
 		return err
 	}

@@ -17,11 +17,12 @@ const freshFor = time.Minute
 
 // manifestCall is one look for a manifest at an upstream, for however many clients.
 type manifestCall struct {
-	done chan struct{}
-	rec  record
-	data []byte
-	from outcome
-	err  error // the fields above are valid once done is closed
+	upstream patience // with its upstream
+	done     chan struct{}
+	rec      record
+	data     []byte
+	from     outcome
+	err      error // the fields above are valid once done is closed
 }
 
 // image reads a manifest of the cache.
@@ -91,12 +92,13 @@ func (p *puller) ask(u *upstream, ref Reference, known record) *manifestCall {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if c, ok := p.calls[key]; ok {
+		c.upstream.nudge(p.lim.nudge)
 		return c
 	}
 	c := &manifestCall{done: make(chan struct{})}
 	p.calls[key] = c
 	p.background(func(ctx context.Context) {
-		c.rec, c.data, c.from, c.err = p.look(ctx, u, ref, known)
+		c.rec, c.data, c.from, c.err = p.look(ctx, u, ref, known, &c.upstream)
 		if c.err != nil {
 			p.log.Info("manifest not pulled", "reference", key, "error", c.err)
 		} else if ref.Digest == "" {
@@ -111,13 +113,13 @@ func (p *puller) ask(u *upstream, ref Reference, known record) *manifestCall {
 }
 
 // look asks the upstream, first only for the digest when the cache has one to compare with.
-func (p *puller) look(ctx context.Context, u *upstream, ref Reference, known record) (record, []byte, outcome, error) {
+func (p *puller) look(ctx context.Context, u *upstream, ref Reference, known record, wait *patience) (record, []byte, outcome, error) {
 	rec, data, err := p.store.image(ref)
 	if err == nil && (ref.Digest != "" || p.isFresh(ref)) { // it came between the look and the start
 		return rec, data, outcomeHit, nil
 	}
 	if known.Digest != "" && err == nil {
-		c := call{method: http.MethodHead, repository: ref.Repository, verb: "manifests", ref: ref.Tag}
+		c := call{method: http.MethodHead, repository: ref.Repository, verb: "manifests", ref: ref.Tag, patience: wait}
 		resp, err := u.do(ctx, c)
 		if err != nil {
 			return record{}, nil, outcomeMiss, err
@@ -127,7 +129,7 @@ func (p *puller) look(ctx context.Context, u *upstream, ref Reference, known rec
 			return rec, data, outcomeHit, nil
 		}
 	}
-	rec, data, err = u.manifest(ctx, ref)
+	rec, data, err = u.manifest(ctx, ref, wait)
 	if err != nil {
 		return record{}, nil, outcomeMiss, err
 	}
@@ -140,8 +142,8 @@ func (p *puller) look(ctx context.Context, u *upstream, ref Reference, known rec
 }
 
 // manifest pulls a manifest and checks it.
-func (u *upstream) manifest(ctx context.Context, ref Reference) (record, []byte, error) {
-	c := call{method: http.MethodGet, repository: ref.Repository, verb: "manifests", ref: ref.Tag}
+func (u *upstream) manifest(ctx context.Context, ref Reference, wait *patience) (record, []byte, error) {
+	c := call{method: http.MethodGet, repository: ref.Repository, verb: "manifests", ref: ref.Tag, patience: wait}
 	if ref.Digest != "" {
 		c.ref = ref.Digest.String()
 	}

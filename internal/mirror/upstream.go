@@ -38,13 +38,14 @@ type limits struct {
 	stall   time.Duration // the next bytes of a body
 	answer  time.Duration // what a client waits whose answer is cached
 	retry   time.Duration // pause before a request is repeated
+	nudge   time.Duration // silence after which a newcomer has it asked again
 }
 
 // defaultLimits hold a miss of an upstream that swallows everything below 2 s, the next one below 50 ms.
 func defaultLimits() limits {
 	return limits{
 		dial: 1700 * time.Millisecond, contact: 1800 * time.Millisecond, open: 30 * time.Millisecond, probe: 10 * time.Second,
-		header: 15 * time.Second, stall: 30 * time.Second, answer: 2 * time.Second, retry: 200 * time.Millisecond,
+		header: 15 * time.Second, stall: 30 * time.Second, answer: 2 * time.Second, retry: 200 * time.Millisecond, nudge: 3 * time.Second,
 	}
 }
 
@@ -120,6 +121,7 @@ type call struct {
 	ref        string
 	query      string
 	from       int64 // first byte that is wanted
+	patience   *patience
 }
 
 func (c call) accept() []string {
@@ -150,6 +152,10 @@ func (u *upstream) do(ctx context.Context, c call) (*http.Response, error) {
 		if err == nil && (resp.StatusCode == http.StatusOK || resp.StatusCode == http.StatusPartialContent) {
 			u.breaker.answered()
 			return resp, nil
+		}
+		if errors.Is(err, errNudged) && ctx.Err() == nil {
+			n--
+			continue
 		}
 		wait, err := u.judge(ctx, resp, err)
 		if wait < 0 || n == tries {
@@ -278,7 +284,7 @@ func (u *upstream) send(ctx context.Context, c call, auth string) (*http.Respons
 		if auth != "" && u.own(at) {
 			req.Header.Set("Authorization", auth)
 		}
-		resp, err := u.roundTrip(req)
+		resp, err := u.roundTrip(req, c.patience)
 		if err != nil || !isRedirect(resp.StatusCode) {
 			return resp, err
 		}
@@ -318,17 +324,22 @@ func (u *upstream) own(at *url.URL) bool { return at.Scheme == u.base.Scheme && 
 const mirrorAgent = "edgeprep-mirror"
 
 // roundTrip sends one request. Its body ends with an error when nothing comes for a while.
-func (u *upstream) roundTrip(req *http.Request) (*http.Response, error) {
+func (u *upstream) roundTrip(req *http.Request, p *patience) (*http.Response, error) {
 	ctx, cancel := context.WithCancelCause(req.Context())
 	req = req.WithContext(ctx)
 	req.Header.Set("User-Agent", mirrorAgent)
+	p.waiting(cancel)
 	resp, err := u.tr.RoundTrip(req)
+	p.done(err == nil)
 	if err != nil {
+		if errors.Is(context.Cause(ctx), errNudged) {
+			err = errNudged
+		}
 		cancel(nil)
 		return nil, err
 	}
 	resp.Request = req
-	resp.Body = watch(resp.Body, u.lim.stall, ctx, cancel)
+	resp.Body = watch(resp.Body, u.lim.stall, ctx, cancel, p)
 	return resp, nil
 }
 
@@ -340,7 +351,7 @@ func (u *upstream) probe(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("request to %s: %w", u.cfg.Host, err)
 	}
-	resp, err := u.roundTrip(req)
+	resp, err := u.roundTrip(req, nil)
 	if err != nil {
 		u.tally().asked[resultOf(nil, err)].Add(1)
 		return err

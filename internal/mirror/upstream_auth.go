@@ -98,7 +98,7 @@ func (u *upstream) bearer(ctx context.Context, params map[string]string, cred cr
 	if err != nil {
 		return "", err
 	}
-	resp, err := u.roundTrip(req)
+	resp, err := u.roundTrip(req, nil)
 	if err != nil {
 		return "", fmt.Errorf("token realm %s: %w", realm.Host, err)
 	}

@@ -17,15 +17,16 @@ var errStalled = errors.New("the upstream stopped sending")
 // watched is a body that ends when nothing comes for a while. The timer runs only during a read: a slow disk
 // here is not the upstream's fault.
 type watched struct {
-	body   io.ReadCloser
-	ctx    context.Context
-	cancel context.CancelCauseFunc
-	limit  time.Duration
-	timer  *time.Timer
+	body      io.ReadCloser
+	ctx       context.Context
+	cancel    context.CancelCauseFunc
+	limit     time.Duration
+	timer     *time.Timer
+	newcomers *patience // who may end it earlier
 }
 
-func watch(body io.ReadCloser, limit time.Duration, ctx context.Context, cancel context.CancelCauseFunc) *watched { //nolint:revive // the context is the body's own
-	w := &watched{body: body, ctx: ctx, cancel: cancel, limit: limit}
+func watch(body io.ReadCloser, limit time.Duration, ctx context.Context, cancel context.CancelCauseFunc, p *patience) *watched { //nolint:revive // the context is the body's own
+	w := &watched{body: body, ctx: ctx, cancel: cancel, limit: limit, newcomers: p}
 	w.timer = time.AfterFunc(limit, func() { cancel(errStalled) })
 	w.timer.Stop()
 	return w
@@ -33,10 +34,12 @@ func watch(body io.ReadCloser, limit time.Duration, ctx context.Context, cancel 
 
 func (w *watched) Read(p []byte) (int, error) {
 	w.timer.Reset(w.limit)
+	w.newcomers.waiting(w.cancel)
 	n, err := w.body.Read(p)
+	w.newcomers.done(n > 0)
 	w.timer.Stop()
-	if err != nil && !errors.Is(err, io.EOF) && errors.Is(context.Cause(w.ctx), errStalled) {
-		err = errStalled
+	if cause := context.Cause(w.ctx); err != nil && !errors.Is(err, io.EOF) && (errors.Is(cause, errStalled) || errors.Is(cause, errNudged)) {
+		err = cause
 	}
 	return n, err
 }
@@ -134,11 +137,14 @@ func (r *resumed) again(cause error) error {
 		r.broken = 0
 	}
 	r.last = r.pos
-	if r.broken++; r.broken > maxBroken || r.size < 0 {
+	if !errors.Is(cause, errNudged) {
+		r.broken++
+	}
+	if r.broken > maxBroken || r.size < 0 {
 		return fmt.Errorf("%w: the body broke off at byte %d of %d: %w", errUnavailable, r.pos, r.size, cause)
 	}
 	r.body.Close()
-	if err := sleep(r.ctx, r.u.lim.retry*time.Duration(r.broken-1)); err != nil {
+	if err := sleep(r.ctx, r.u.lim.retry*time.Duration(max(0, r.broken-1))); err != nil {
 		return err
 	}
 	r.call.from = r.pos

@@ -68,7 +68,7 @@ func (u *upstream) referrers(ctx context.Context, n Name, subject digest.Digest)
 		return out, err
 	}
 	// Registries without the API answer 404, but also 400, 405 and worse.
-	_, body, terr := u.manifest(ctx, Reference{Name: n, Tag: fallbackTag(subject)})
+	_, body, terr := u.manifest(ctx, Reference{Name: n, Tag: fallbackTag(subject)}, nil)
 	if terr != nil {
 		return nil, fmt.Errorf("%w; %w", err, terr)
 	}
