@@ -83,6 +83,7 @@ type Options struct {
 	Upstreams map[string]string // registry to URL
 	Site      string            // more text of the site file, after the [[upstream]] tables
 	Args      []string          // more flags of "mirror serve"
+	Wrap      []string          // a program and its arguments that becomes the mirror, like setpriv
 }
 
 // Mirror is a running "edgeprep mirror serve".
@@ -94,6 +95,7 @@ type Mirror struct {
 	Args  []string
 
 	t      testing.TB
+	wrap   []string
 	log    string
 	cmd    *exec.Cmd
 	client *http.Client
@@ -105,7 +107,7 @@ func Serve(t testing.TB, o Options) *Mirror {
 	dir := t.TempDir()
 	m := &Mirror{
 		Addr: freePort(t), Cache: o.Cache, Site: filepath.Join(dir, "edgeprep.toml"), Args: o.Args,
-		t: t, log: filepath.Join(dir, "log"), client: &http.Client{Transport: &http.Transport{}},
+		t: t, wrap: o.Wrap, log: filepath.Join(dir, "log"), client: &http.Client{Transport: &http.Transport{}},
 	}
 	if m.Cache == "" {
 		m.Cache = filepath.Join(dir, "cache")
@@ -161,7 +163,8 @@ func (m *Mirror) Start() {
 	}
 	defer log.Close()
 	args := []string{"mirror", "serve", "--cache", m.Cache, "--listen", m.Addr, "--config", m.Site}
-	cmd := exec.Command(Build(m.t), append(args, m.Args...)...)
+	args = slices.Concat(m.wrap, []string{Build(m.t)}, args, m.Args)
+	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
