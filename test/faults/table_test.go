@@ -156,12 +156,10 @@ func fills(t *testing.T, b *bench) func() {
 
 func readOnly(t *testing.T, b *bench) func() {
 	remount := func(flags uintptr) {
-		err := syscall.EBUSY // while what came in before is being finished
+		err := error(syscall.EBUSY) // while what came in before is being finished
 		for end := time.Now().Add(10 * time.Second); errors.Is(err, syscall.EBUSY) && time.Now().Before(end); time.Sleep(time.Millisecond) {
-			if e := syscall.Mount("", b.Cache, "", syscall.MS_REMOUNT|flags, ""); e == nil {
+			if err = syscall.Mount("", b.Cache, "", syscall.MS_REMOUNT|flags, ""); err == nil {
 				return
-			} else if errno, ok := e.(syscall.Errno); ok {
-				err = errno
 			}
 		}
 		t.Fatal(err)
