@@ -13,6 +13,7 @@ build: ## one static binary: bin/edgeprep
 test: real-servers unit race ## everything this machine can run
 
 e2e: real-servers ## whole nodes: real systemd, containerd, cloud-init, kubelet; root on Debian
+	@if [ "$$(id -u)" = 0 ]; then $(GO) run ./test/build -what kubelet; fi
 	EDGEPREP_E2E=1 $(GO) test -timeout 30m -count=1 -v ./test/e2e/...
 
 unit:

@@ -1,6 +1,6 @@
-// Package binaries builds the real programs that tests run (containerd, its shim, ctr, a registry) from the modules under
-// test/, and keeps them in the user's cache directory by name and version, so that they are built once per
-// machine and never land in the clone.
+// Package binaries builds the real programs that tests run (containerd, its shim, ctr, a registry, kubelet and the
+// rest of a cluster) from the modules under test/, and keeps them in the user's cache directory by name and
+// version, so that they are built once per machine and never land in the clone.
 package binaries
 
 import (
@@ -48,7 +48,21 @@ func Targets() []Target {
 		distribution(),
 		conformance("conformance-suite", false),
 		conformance("conformance-ginkgo", true),
+		kubernetes("kubelet", "kubelet"),
 	}
+}
+
+// kubernetes is a target with programs of one Kubernetes, in one module.
+func kubernetes(name string, programs ...string) Target {
+	const module = "k8s.io/kubernetes"
+	t := Target{
+		Name: name, Dir: "test/kubernetes", Module: module,
+		ldflags: "-s -w -X k8s.io/component-base/version.gitVersion=vVERSION -X k8s.io/client-go/pkg/version.gitVersion=vVERSION",
+	}
+	for _, p := range programs {
+		t.programs = append(t.programs, program{module + "/cmd/" + p, "osusergo,netgo", false})
+	}
+	return t
 }
 
 func containerd(name, dir, module string) Target {

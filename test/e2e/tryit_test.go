@@ -10,7 +10,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/edgeprep/edgeprep/test/binaries"
 	"github.com/edgeprep/edgeprep/test/nspawn"
 )
 
@@ -140,24 +139,6 @@ func buildTools(t *testing.T) string {
 	return dir
 }
 
-// programs builds a containerd, or finds the one that was built before.
-func programs(t *testing.T, version string) string {
-	t.Helper()
-	root, err := binaries.Root()
-	if err != nil {
-		t.Fatal(err)
-	}
-	target, err := binaries.Lookup("containerd-" + version)
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir, err := target.Build(t.Context(), root, os.Stderr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return dir
-}
-
 // kubelet stands for the program that kubeadm's packages install: it only tells its version.
 const kubelet = "#!/bin/sh\n[ \"$1\" = --version ] && echo Kubernetes v1.36.2\n"
 
@@ -192,7 +173,7 @@ func shaped(t *testing.T, tools, containerd string) *nspawn.Node {
 	if containerd != "1.6" {
 		version, table = "3", `plugins."io.containerd.cri.v1.runtime"`
 		for _, p := range []string{"containerd", "ctr", "containerd-shim-runc-v2"} {
-			n.Copy(t, filepath.Join(programs(t, containerd), p), "/usr/bin/"+p, 0o755)
+			n.Copy(t, filepath.Join(programs(t, "containerd-"+containerd), p), "/usr/bin/"+p, 0o755)
 		}
 	}
 	n.Write(t, "/etc/containerd/config.toml", fmt.Sprintf("# this node's own settings\nversion = %s\n\n[%s]\n  restrict_oom_score_adj = true\n", version, table))

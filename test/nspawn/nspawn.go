@@ -32,6 +32,7 @@ type Node struct {
 	leader int
 	cmd    *exec.Cmd
 	log    *os.File
+	binds  []string
 }
 
 // Need skips the test with one line where nodes cannot be booted; with EDGEPREP_REQUIRE_REAL=1 that is a
@@ -163,6 +164,13 @@ func (n *Node) Copy(t testing.TB, from, to string, mode os.FileMode) {
 // Boot starts the node and waits until its systemd is up.
 func (n *Node) Boot(t testing.TB) {
 	t.Helper()
+	n.PowerOn(t)
+	n.wait(t)
+}
+
+// PowerOn starts the node and does not wait.
+func (n *Node) PowerOn(t testing.TB) {
+	t.Helper()
 	var err error
 	if n.log, err = os.CreateTemp(filepath.Dir(n.Root), "console-"); err != nil {
 		t.Fatal(err)
@@ -171,18 +179,18 @@ func (n *Node) Boot(t testing.TB) {
 	bind := "--bind=" + filepath.Join(filepath.Dir(n.Root), "containerd") + ":/var/lib/containerd"
 	n.cmd = exec.Command("systemd-nspawn", "-b", "-D", n.Root, "--register=no", "--keep-unit", "--network-veth", bind,
 		"--capability=all", "--system-call-filter=@keyring bpf", "--machine=edgeprep-"+n.name)
+	n.cmd.Args = append(n.cmd.Args, n.binds...)
 	n.cmd.Stdout, n.cmd.Stderr = n.log, n.log
 	n.cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true, Pdeathsig: unix.SIGKILL}
 	if err := n.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { n.PowerCut(t) })
-	n.wait(t)
 }
 
 func (n *Node) wait(t testing.TB) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	for ctx.Err() == nil {
 		if n.leader = child(n.cmd.Process.Pid); n.leader != 0 {
