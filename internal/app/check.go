@@ -58,7 +58,7 @@ func (a *App) ColdStart(ctx context.Context) (*coldstart.Graph, error) {
 
 func (a *App) checkEnv(d Desired, o CheckOptions) check.Env {
 	env := check.Env{Reader: a.reader, Node: d.Node, Site: d.Site, Platform: d.Platform, Required: required(d),
-		Resources: d.Resources, Recorded: recorded(d), MirrorsRun: o.mirror != "", Environ: os.Environ()}
+		Resources: d.Resources, Recorded: recorded(d), MirrorImage: d.MirrorImage, MirrorsRun: o.mirror != "", Environ: os.Environ()}
 	if !o.Deep {
 		env.Known = ledgerKnown{d.Ledger}
 	}

@@ -35,6 +35,8 @@ type Desired struct {
 	Notes     []string
 	Sources   map[string]plan.Source
 	Ledger    plan.Ledger
+	// MirrorImage is the reference of the mirror's own image, where it runs in Kubernetes.
+	MirrorImage string
 }
 
 // reading says how Desired reads.

@@ -54,6 +54,7 @@ func (a *App) workload(ctx context.Context, d *Desired, self own, how reading) (
 	if err != nil {
 		return nil, false, err
 	}
+	d.MirrorImage = w.Image
 	d.take(w.Needs(), nil)
 	at := deploy.Place(w.Form, d.Node)
 	if why := a.cannotImport(ctx, d); why != "" && !d.written(deploy.ManifestID(at.Path)) {
