@@ -206,7 +206,7 @@ func (s *stream) client(ctx context.Context, addr string, img *image, i int) err
 	c, err := dial(ctx, addr)
 	if err != nil {
 		if ctx.Err() != nil {
-			return nil //nolint:nilerr // it was stopped before it began
+			return nil // it was stopped before it began
 		}
 		return err
 	}
