@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -83,13 +84,14 @@ func upstreams(s config.Site, secrets string) (mirror.Upstreams, error) {
 	if out.MaxCache, err = sizeOf(s.Mirror.Limits.MaxCache); err != nil {
 		return out, fmt.Errorf("mirror.limits.max_cache: %w", err)
 	}
+	out.AllowRegistries, out.DenyRegistries, out.Ask = s.Mirror.AllowRegistries, s.Mirror.DenyRegistries, credentialHelper
 	for _, u := range s.Upstreams {
 		rate, err := sizeOf(strings.TrimSuffix(u.Rate, "/s"))
 		if err != nil {
 			return out, fmt.Errorf("upstream %s: rate: %w", u.Host, err)
 		}
 		m := mirror.Upstream{Host: u.Host, URL: u.URL, ClientKey: u.ClientKey,
-			Insecure: u.Insecure, Credentials: u.CredentialsFile, Allow: u.Allow, Deny: u.Deny, Rate: rate}
+			Insecure: u.Insecure, Credentials: u.CredentialsFile, Helper: u.CredentialsHelper, Allow: u.Allow, Deny: u.Deny, Rate: rate}
 		if u.CA != "" {
 			m.CA = handedOver(secrets, deploy.SecretName("ca", u.Host), u.CA)
 		}
@@ -125,8 +127,8 @@ func handedOver(secrets, name, file string) string {
 	return file
 }
 
-// ServedFile is a file of the data port as a flag of mirror serve names it. A service whose account may not read it has a copy
-// from systemd, which is as old as the service; the file itself is read again when it changes.
+// ServedFile is a file of the data port as a flag of mirror serve names it. A service whose account may not read it
+// has a copy from systemd, which is as old as the service; the file itself is read again when it changes.
 func ServedFile(name, file, secrets string) string {
 	if file == "" || secrets == "" {
 		return file
@@ -142,7 +144,8 @@ func ServedFile(name, file, secrets string) string {
 // serviceUpstreams is what the mirror's service needs for its upstreams; nothing for a site that names none.
 func (a *App) serviceUpstreams(s config.Site) (deploy.Upstreams, error) {
 	var out deploy.Upstreams
-	if s.Mirror.Upstream != config.UpstreamConnected || len(s.Upstreams) == 0 {
+	lists := [][]string{s.Mirror.AllowRegistries, s.Mirror.DenyRegistries}
+	if s.Mirror.Upstream != config.UpstreamConnected || len(s.Upstreams) == 0 && len(slices.Concat(lists...)) == 0 {
 		return out, nil
 	}
 	out.Config = config.DefaultPath
@@ -160,7 +163,7 @@ func (a *App) serviceUpstreams(s config.Site) (deploy.Upstreams, error) {
 		}
 		out.Files = append(out.Files, f)
 	}
-	b, err := json.Marshal(s.Upstreams)
+	b, err := json.Marshal([]any{s.Upstreams, lists})
 	if err != nil {
 		return out, errors.Join(errors.New("sum of the upstreams"), err)
 	}

@@ -45,6 +45,10 @@ func TestMirrorUpstreams(t *testing.T) {
 			ClientCert: "/etc/edgeprep/tls.crt", ClientKey: "/etc/edgeprep/tls.key", Deny: []string{"secret/**"}, Rate: 10 << 20},
 		{Host: "ghcr.io", Credentials: "env:GHCR"}}}
 	got, err := MirrorUpstreams(file, "")
+	if got.Ask == nil {
+		t.Error("no helper can be asked")
+	}
+	got.Ask = nil
 	if d := cmp.Diff(want, got); d != "" || err != nil {
 		t.Errorf("%v %s", err, d)
 	}
@@ -55,6 +59,7 @@ func TestMirrorUpstreams(t *testing.T) {
 	put(filepath.Join(secrets, deploy.SecretName("key", "registry.example:5000")), "")
 	want.Named[0].Credentials = handed
 	got, err = MirrorUpstreams("/nowhere/site.toml", secrets)
+	got.Ask = nil
 	if d := cmp.Diff(want, got); d != "" || err != nil {
 		t.Errorf("%v %s", err, d)
 	}
@@ -95,6 +100,10 @@ func TestServiceUpstreams(t *testing.T) {
 	site.Mirror.Upstream = config.UpstreamNever
 	if got, err := a.serviceUpstreams(site); got.Config != "" || err != nil {
 		t.Errorf("never: %+v %v", got, err)
+	}
+	listed, _ := config.Parse("x", []byte("version = 1\n[mirror]\ndeny_registries = [\"docker.io\"]\n"))
+	if got, err := a.serviceUpstreams(listed); got.Config == "" || got.Sum == "" || err != nil {
+		t.Errorf("a list of registries: %+v %v", got, err)
 	}
 	plain, _ := config.Parse("x", []byte("version = 1\n"))
 	if got, err := a.serviceUpstreams(plain); got.Config != "" || err != nil {

@@ -47,6 +47,8 @@ func TestParseBad(t *testing.T) {
 		"half a client certificate":           {"version = 1\n[registries]\nclient_cert = \"/t\"\n", []string{`CFG-017 edgeprep.toml:3:1 a client certificate needs its key and a key its certificate`}},
 		"client CA without TLS":               {"version = 1\n[mirror]\nmode = \"none\"\n[registries]\nwrite = false\n[mirror.tls]\nclient_ca = \"/t\"\n", []string{`CFG-017 edgeprep.toml:7:1 client certificates need TLS`}},
 		"metrics on the mirror's own port":    {"version = 1\n[mirror]\nlisten = \"127.0.0.1:5000\"\nmetrics = \"127.0.0.1:5000\"\n", []string{`CFG-011 edgeprep.toml:4:1 metrics = "127.0.0.1:5000" is not ADDRESS:PORT, or the mirror's own`}},
+		"lists of registries":                 {"version = 1\n[mirror]\nallow_registries = [\"https://quay.io\"]\n", []string{`CFG-018 edgeprep.toml:3:21 "https://quay.io" is not a registry host or a pattern of them`}},
+		"a helper that is a path":             {"version = 1\n[[upstream]]\nhost = \"quay.io\"\ncredentials_helper = \"../x\"\n", []string{`CFG-018 edgeprep.toml:4:1 credentials_helper = "../x" is not the name of a helper, or stands beside credentials_file`}},
 		"max_connections":                     {"version = 1\n[mirror.limits]\nmax_connections = -1\n", []string{`CFG-015 edgeprep.toml:3:1 max_connections = -1 is not a number of connections`}},
 		"unknown keys":                        {"version = 1\nfoo = 1\n[mirror]\nlistn = \"127.0.0.1:5000\"\n", []string{`CFG-003 edgeprep.toml:2:1 unknown key "foo" at the top of the file`, `CFG-003 edgeprep.toml:4:1 unknown key "listn" in [mirror]`}},
 		"unknown table":                       {"version = 1\n[containerd]\nx = 1\n", []string{`CFG-003 edgeprep.toml:2:2 unknown key "containerd" at the top of the file`}},
@@ -82,7 +84,7 @@ func TestUnknownKeyShowsTheLineAndTheNearestKey(t *testing.T) {
      2 | [mirror]
      3 | listn = "127.0.0.1:5000"
        | ^^^^^
-  fix    did you mean "listen"? known keys: access_log, cache, default_registry, limits, listen, metrics, mode, tls, tokens_file, upstream, workload`
+  fix    did you mean "listen"? known keys: access_log, allow_registries, cache, default_registry, deny_registries, limits, listen, metrics, mode, tls, tokens_file, upstream, workload`
 	if d := cmp.Diff(want, found[0].Text()); d != "" {
 		t.Error(d)
 	}

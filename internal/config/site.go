@@ -67,6 +67,8 @@ type Mirror struct {
 	AccessLog       bool     `toml:"access_log"`       // default false: hits are not logged; misses and what is pulled always are
 	Metrics         string   `toml:"metrics"`          // address of Prometheus metrics, /healthz and /readyz: "127.0.0.1:9464"; default none
 	TokensFile      string   `toml:"tokens_file"`      // a file of mode 0600 with a token a line; with it, only who has one may pull, or a client certificate
+	AllowRegistries []string `toml:"allow_registries"` // registries that may be pulled from: "quay.io", "*.example.com"; default all
+	DenyRegistries  []string `toml:"deny_registries"`  // wins over allow_registries; "**" is every one
 	TLS             TLS      `toml:"tls"`
 	Limits          Limits   `toml:"limits"`
 	Workload        Workload `toml:"workload"`
@@ -100,16 +102,17 @@ type Workload struct {
 
 // Upstream is one [[upstream]].
 type Upstream struct {
-	Host            string   `toml:"host"`             // the registry as references name it: "docker.io"
-	URL             string   `toml:"url"`              // where it answers; default https://HOST. A path is put before each repository
-	CA              string   `toml:"ca"`               // PEM file, trusted besides the system's roots
-	ClientCert      string   `toml:"client_cert"`      // PEM file
-	ClientKey       string   `toml:"client_key"`       // PEM file
-	CredentialsFile string   `toml:"credentials_file"` // a file of mode 0600, or "env:NAME"; "user:password" or a docker config
-	Insecure        bool     `toml:"insecure"`         // certificates are not verified
-	Allow           []string `toml:"allow"`            // repositories: "team/*", "team/**"; default all
-	Deny            []string `toml:"deny"`             // wins over allow
-	Rate            string   `toml:"rate"`             // "10MiB/s", of all its blobs together
+	Host              string   `toml:"host"`               // the registry as references name it: "docker.io"
+	URL               string   `toml:"url"`                // where it answers; default https://HOST. A path is put before each repository
+	CA                string   `toml:"ca"`                 // PEM file, trusted besides the system's roots
+	ClientCert        string   `toml:"client_cert"`        // PEM file
+	ClientKey         string   `toml:"client_key"`         // PEM file
+	CredentialsHelper string   `toml:"credentials_helper"` // "ecr-login": docker-credential-ecr-login is asked, instead of a file
+	CredentialsFile   string   `toml:"credentials_file"`   // a file of mode 0600, or "env:NAME"; "user:password" or a docker config
+	Insecure          bool     `toml:"insecure"`           // certificates are not verified
+	Allow             []string `toml:"allow"`              // repositories: "team/*", "team/**"; default all
+	Deny              []string `toml:"deny"`               // wins over allow
+	Rate              string   `toml:"rate"`               // "10MiB/s", of all its blobs together
 }
 
 // Registries is [registries]: what containerd (or CRI-O) is told.

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"net/url"
 	"path"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -117,6 +118,13 @@ func (p *problems) mirror(s *Site) {
 	p.mirrorPorts(m)
 	p.workload(s)
 	p.mirrorGuard(s)
+	for key, list := range map[string][]string{"mirror.allow_registries": m.AllowRegistries, "mirror.deny_registries": m.DenyRegistries} {
+		for i, h := range list {
+			if _, err := path.Match(h, ""); h == "" || strings.ContainsAny(h, "/ ") || err != nil {
+				p.at("CFG-018", fmt.Sprintf("%s[%d]", key, i), fmt.Sprintf("%q is not a registry host or a pattern of them", h), "", `"*.example.com"`)
+			}
+		}
+	}
 }
 
 // mirrorGuard checks that who must pull can: containerd can be given a client certificate by path, and a token
@@ -220,11 +228,18 @@ func (p *problems) upstreams(s *Site) {
 				p.at("CFG-018", key+"."+k, fmt.Sprintf("%s = %q is not a path", k, v), "a unit file cannot carry it", k+` = "/etc/edgeprep/pull-secret"`)
 			}
 		}
+		if u.CredentialsHelper != "" && (u.CredentialsFile != "" || !helperName.MatchString(u.CredentialsHelper)) {
+			p.at("CFG-018", key+".credentials_helper", fmt.Sprintf("credentials_helper = %q is not the name of a helper, or stands beside credentials_file", u.CredentialsHelper),
+				"it is the end of the name of a program: docker-credential-NAME", `credentials_helper = "ecr-login"`)
+		}
 		if c := u.CredentialsFile; c != "" && !strings.HasPrefix(c, "env:") {
 			p.absolute(key+".credentials_file", c)
 		}
 	}
 }
+
+// helperName is what can be the end of a program's name.
+var helperName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]*$`)
 
 func validURL(s string) bool {
 	u, err := url.Parse(s)

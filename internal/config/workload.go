@@ -23,6 +23,10 @@ func (p *problems) workload(s *Site) {
 			p.at("CFG-044", fmt.Sprintf("upstream[%d].credentials_file", i), "a mirror in Kubernetes does not have the environment of this machine", "",
 				`credentials_file = "/etc/edgeprep/pull-secret"`)
 		}
+		if u.CredentialsHelper != "" {
+			p.at("CFG-044", fmt.Sprintf("upstream[%d].credentials_helper", i), "a mirror in Kubernetes does not have the programs of this machine", "",
+				`credentials_file = "/etc/edgeprep/pull-secret"`)
+		}
 	}
 	if w.Form == FormDeployment {
 		p.deployment(s)

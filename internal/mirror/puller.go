@@ -21,6 +21,10 @@ type Upstreams struct {
 	// What would leave less than MinFree bytes free on the cache's disk, or make its blobs together longer than
 	// MaxCache, goes to those who asked for it and is not kept. MaxCache 0: no limit.
 	MinFree, MaxCache int64
+	// Registries that may be asked: "*.example.com", "**"; deny wins; without allow every one may be. What is in the
+	// cache is served in any case.
+	AllowRegistries, DenyRegistries []string
+	Ask                             HelperFunc // asks credential helpers; nil: none can be asked
 }
 
 // puller brings what is asked for from upstreams into a store.
@@ -36,6 +40,9 @@ type puller struct {
 	others  *lru[string, *upstream]
 	shared  *http.Transport // of others
 	close   []func()
+	helper  HelperFunc
+	allow   []string // registries
+	deny    []string
 
 	mu    sync.Mutex
 	fills map[digest.Digest]*fill
@@ -59,6 +66,7 @@ func newPuller(s *Store, cfg Upstreams, lim limits) (*puller, error) {
 		others: newLRU[string, *upstream](maxOthers),
 		fills:  map[digest.Digest]*fill{}, calls: map[string]*manifestCall{}, fresh: newLRU[Reference, time.Time](maxFresh),
 		tagLooks: newLooks[string](), referrerLooks: newLooks[ocispec.Descriptor](), listed: newLRU[string, listed](maxListed)}
+	p.helper, p.allow, p.deny = cfg.Ask, canonicalRegistries(cfg.AllowRegistries), canonicalRegistries(cfg.DenyRegistries)
 	if cfg.MaxCache > 0 {
 		p.used = newCacheSize(s, cfg.MaxCache)
 	}
@@ -91,7 +99,7 @@ func (p *puller) upstream(cfg Upstream, tr *http.Transport) (*upstream, error) {
 	u, err := newUpstream(cfg, tr, p.lim)
 	if err == nil {
 		u.breaker.run = p.background
-		u.count = p.store.counters
+		u.count, u.ask = p.store.counters, p.helper
 	}
 	return u, err
 }
@@ -108,10 +116,21 @@ func (p *puller) closeIdle() {
 	}
 }
 
+func canonicalRegistries(list []string) []string {
+	var out []string
+	for _, s := range list {
+		out = append(out, canonicalRegistry(s))
+	}
+	return out
+}
+
 // at is the upstream of a repository.
 func (p *puller) at(n Name) (*upstream, error) {
 	if first, _, _ := strings.Cut(n.Repository, "/"); first == ProbeRepository {
 		return nil, fmt.Errorf("%s: %w: it exists nowhere", n, errRefused)
+	}
+	if matchesAny(p.deny, n.Registry) || len(p.allow) > 0 && !matchesAny(p.allow, n.Registry) {
+		return nil, fmt.Errorf("%s: %w by the site's lists of registries", n.Registry, errRefused)
 	}
 	if u, ok := p.named[n.Registry]; ok {
 		return u, nil

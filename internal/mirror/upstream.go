@@ -24,6 +24,7 @@ type Upstream struct {
 	ClientKey   string   // PEM file
 	Insecure    bool     // certificates are not verified
 	Credentials string   // file, or "env:NAME"; see credentials
+	Helper      string   // credential helper that is asked instead: "ecr-login"
 	Allow, Deny []string // repositories: "team/*", "team/**"; deny wins; without allow every one is allowed
 	Rate        int64    // bytes per second of all its blobs together; 0: no limit
 }
@@ -71,6 +72,8 @@ type upstream struct {
 	direct  chan struct{} // and past it
 	lim     limits
 	count   *counters
+	ask     HelperFunc // nil: none can be asked
+	helped  helped
 }
 
 // hubHost is where Docker Hub's API is. distribution/reference knows the registry as docker.io.

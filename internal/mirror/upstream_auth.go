@@ -63,7 +63,11 @@ func (u *upstream) authorize(ctx context.Context, challenges []string, scope, tr
 	if now := u.auth.known(scope); now != tried {
 		return now, nil // another request got it meanwhile
 	}
-	cred, err := readCredentials(u.cfg.Credentials, u.cfg.Host, u.base.Host)
+	cred, err := u.credentials(ctx)
+	if err == nil && cred.helper != "" && tried == cred.basic() { // it was good once
+		u.helped.forget()
+		cred, err = u.credentials(ctx)
+	}
 	if err != nil {
 		return "", fmt.Errorf("%w: %w", errRefused, err)
 	}
@@ -108,6 +112,7 @@ func (u *upstream) bearer(ctx context.Context, params map[string]string, cred cr
 	case s >= http.StatusInternalServerError || s == http.StatusTooManyRequests:
 		return "", fmt.Errorf("token realm %s answered %s", realm.Host, resp.Status)
 	default:
+		u.helped.forget()
 		return "", fmt.Errorf("token realm %s: %w: it answered %s", realm.Host, errRefused, resp.Status)
 	}
 	t, err := readToken(resp.Body)
@@ -214,6 +219,7 @@ func challengeValue(s string) (value, rest string) {
 type credentials struct {
 	user, password string
 	identity       string // an OAuth2 refresh token
+	helper         string // that the rest is asked from
 }
 
 func (c credentials) basic() string {
@@ -256,9 +262,19 @@ func dockerConfig(text, where string, hosts []string) (credentials, error) {
 			Password      string `json:"password"`
 			IdentityToken string `json:"identitytoken"`
 		} `json:"auths"`
+		CredHelpers map[string]string `json:"credHelpers"`
+		CredsStore  string            `json:"credsStore"`
 	}
 	if json.Unmarshal([]byte(text), &doc) != nil { // its error would show a part of the content
 		return credentials{}, fmt.Errorf("credentials %s: not a docker config", where)
+	}
+	for key, helper := range doc.CredHelpers {
+		if matchesHost(key, hosts) && helper != "" {
+			return credentials{helper: helper}, nil
+		}
+	}
+	if doc.CredsStore != "" { // auths then only lists the hosts
+		return credentials{helper: doc.CredsStore}, nil
 	}
 	for key, e := range doc.Auths {
 		if !matchesHost(key, hosts) {
