@@ -1,8 +1,10 @@
 package mirror
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -342,5 +344,25 @@ func TestNextQuery(t *testing.T) {
 		if got := nextQuery([]string{s}); got != want {
 			t.Errorf("%s: %q", s, got)
 		}
+	}
+}
+
+// Without a network the cache serves, and its log is not filled with an upstream that is away.
+func TestQuietLogOffline(t *testing.T) {
+	t.Parallel()
+	var log bytes.Buffer
+	s, err := Open(tempDir(t), Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	must(t, err)
+	load(t, s, sourceOf(standard(t)))
+	_, srv := pullerOf(t, s, "http://127.0.0.1:1", testLimits(), nil)
+	for range 3 {
+		if a := get(t, srv.URL+"/v2/library/edge-web/manifests/1.0?ns=docker.io"); a.StatusCode != 200 {
+			t.Error(a.Status)
+		}
+	}
+	get(t, srv.URL+"/v2/library/edge-web/manifests/none?ns=docker.io")
+	must(t, s.Close()) // and with it what runs in the background
+	if n := strings.Count(log.String(), "not pulled"); n != 1 || !strings.Contains(log.String(), "edge-web:none") {
+		t.Errorf("%s", log.String())
 	}
 }

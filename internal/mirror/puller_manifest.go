@@ -3,8 +3,10 @@ package mirror
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"time"
 
@@ -100,7 +102,7 @@ func (p *puller) ask(u *upstream, ref Reference, known record) *manifestCall {
 	p.background(func(ctx context.Context) {
 		c.rec, c.data, c.from, c.err = p.look(ctx, u, ref, known, &c.upstream)
 		if c.err != nil {
-			p.log.Info("manifest not pulled", "reference", key, "error", c.err)
+			p.log.Log(ctx, levelOf(c.err, known), "manifest not pulled", "reference", key, "error", c.err)
 		} else if ref.Digest == "" {
 			p.fresh.put(ref, time.Now(), 1)
 		}
@@ -110,6 +112,15 @@ func (p *puller) ask(u *upstream, ref Reference, known record) *manifestCall {
 		close(c.done)
 	})
 	return c
+}
+
+// levelOf keeps the log of a node without a network quiet: what the cache has is served, and that the upstream is
+// away is no news.
+func levelOf(err error, known record) slog.Level {
+	if known.Digest != "" && errors.Is(err, errUnavailable) {
+		return slog.LevelDebug
+	}
+	return slog.LevelInfo
 }
 
 // look asks the upstream, first only for the digest when the cache has one to compare with.
