@@ -47,7 +47,7 @@ fuzz: ## each fuzz target for FUZZTIME (default 30s)
 	./test/fuzz.sh
 
 soak: fuzz ## the long forms, before a release
-	EDGEPREP_SOAK=1 $(GO) test -timeout 2h -run 'Kill|Soak' ./internal/...
+	EDGEPREP_SOAK=1 $(GO) test -timeout 2h -run 'Kill|Soak' ./internal/... ./test/faults
 
 clean:
 	rm -rf $(BIN)

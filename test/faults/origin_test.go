@@ -10,8 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/opencontainers/go-digest"
-
 	"github.com/edgeprep/edgeprep/internal/preload/imagetest"
 )
 
@@ -297,5 +295,3 @@ func images(t testing.TB) (set *imagetest.Set, layer string) {
 	}
 	return set, set.Images[0].Platforms[0].Layers[0]
 }
-
-var _ = digest.SHA256 // registers the hash

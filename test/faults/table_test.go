@@ -14,8 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/opencontainers/go-digest"
-
 	"github.com/edgeprep/edgeprep/internal/preload/imagetest"
 	"github.com/edgeprep/edgeprep/test/edgeprep"
 )
@@ -178,10 +176,7 @@ func damage(spoil func(string) error) func(*testing.T, *bench) func() {
 	}
 }
 
-func (b *bench) file() string {
-	hex := digest.Digest(b.layer).Encoded()
-	return filepath.Join(b.Cache, "blobs/sha256", hex[:2], hex)
-}
+func (b *bench) file() string { return blobFile(b.Cache, b.layer) }
 
 func flip(path string) error {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
