@@ -76,7 +76,7 @@ func TestCredentialHelper(t *testing.T) {
 		want("AWS", "one")
 		h.say("AWS", "one")
 		manifest := func() error {
-			_, _, err := p.named["quay.io"].manifest(t.Context(), mustReference(t, "quay.io/library/edge-web:1.0"))
+			_, _, err := p.named["quay.io"].manifest(t.Context(), mustReference(t, "quay.io/library/edge-web:1.0"), nil)
 			return err
 		}
 		for range 3 {
