@@ -250,30 +250,43 @@ func (f *fill) pump(body io.Reader, part *partial, size int64) error {
 	}
 }
 
-// hashing hashes what comes in beside its being read and written.
+// hashBeside is from how many bytes on another goroutine hashes them: to wake it costs as much as hashing a few.
+const hashBeside = 128 << 10
+
+// hashing hashes what comes in, large parts beside their being written and the next ones being read.
 type hashing struct {
+	hash hash.Hash
 	next chan []byte
-	done chan struct{}
+	idle chan struct{} // holds one while nothing is being hashed
 }
 
 func startHashing(h hash.Hash) *hashing {
-	out := &hashing{next: make(chan []byte), done: make(chan struct{})}
+	out := &hashing{hash: h, next: make(chan []byte), idle: make(chan struct{}, 1)}
+	out.idle <- struct{}{}
 	go func() {
-		defer close(out.done)
 		for b := range out.next {
 			h.Write(b)
+			out.idle <- struct{}{}
 		}
 	}()
 	return out
 }
 
-// add has b hashed, which stays as it is until the next add returned.
-func (h *hashing) add(b []byte) { h.next <- b }
+// add has b hashed, which must stay as it is until the next add returned.
+func (h *hashing) add(b []byte) {
+	<-h.idle
+	if len(b) >= hashBeside {
+		h.next <- b
+		return
+	}
+	h.hash.Write(b)
+	h.idle <- struct{}{}
+}
 
 // end waits until all is hashed.
 func (h *hashing) end() {
+	<-h.idle
 	close(h.next)
-	<-h.done
 }
 
 // follower reads a fill as it comes in. When the fill cannot go on because of the disk, or the disk does not give back

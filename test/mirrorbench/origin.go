@@ -125,8 +125,8 @@ func (l *limiter) took(n int64) {
 		return
 	}
 	l.mu.Lock()
-	if now := time.Now(); l.next.Before(now) {
-		l.next = now
+	if late := time.Now().Add(-100 * time.Millisecond); l.next.Before(late) { // sleeps that took too long are made up for
+		l.next = late
 	}
 	l.next = l.next.Add(time.Duration(float64(n) / float64(l.rate) * float64(time.Second)))
 	wait := time.Until(l.next)
