@@ -33,6 +33,7 @@ type Node struct {
 	cmd    *exec.Cmd
 	log    *os.File
 	binds  []string
+	boots  int
 }
 
 // Need skips the test with one line where nodes cannot be booted; with EDGEPREP_REQUIRE_REAL=1 that is a
@@ -61,11 +62,19 @@ func Need(t testing.TB) {
 // cache folder.
 func Base(t testing.TB) string {
 	t.Helper()
+	return once(t, packages, func(dir string) ([]byte, error) {
+		return exec.Command("debootstrap", "--variant=minbase", "--include="+packages, suite, dir).CombinedOutput()
+	})
+}
+
+// once is the tree of a list of packages; it is made where it is not in the cache folder yet.
+func once(t testing.TB, what string, make func(dir string) ([]byte, error)) string {
+	t.Helper()
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		cache = "/var/cache"
 	}
-	sum := sha256.Sum256([]byte(suite + packages))
+	sum := sha256.Sum256([]byte(suite + what))
 	dir := filepath.Join(cache, "edgeprep-test", "debian-"+suite+"-"+hex.EncodeToString(sum[:4]))
 	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
 		t.Fatal(err)
@@ -85,9 +94,8 @@ func Base(t testing.TB) string {
 	if err := os.RemoveAll(tmp); err != nil {
 		t.Fatal(err)
 	}
-	out, err := exec.Command("debootstrap", "--variant=minbase", "--include="+packages, suite, tmp).CombinedOutput()
-	if err != nil {
-		t.Fatalf("debootstrap: %v\n%s", err, tail(out))
+	if out, err := make(tmp); err != nil {
+		t.Fatalf("make %s: %v\n%s", dir, err, tail(out))
 	}
 	if err := os.Rename(tmp, dir); err != nil {
 		t.Fatal(err)
@@ -107,7 +115,12 @@ func tail(out []byte) []byte {
 func New(t testing.TB, name string) *Node {
 	t.Helper()
 	Need(t)
-	base := Base(t)
+	return from(t, name, Base(t))
+}
+
+// from makes a node's file system over a tree.
+func from(t testing.TB, name, base string) *Node {
+	t.Helper()
 	dir, err := os.MkdirTemp("/tmp", "edgeprep-node-")
 	if err != nil {
 		t.Fatal(err)
@@ -177,8 +190,9 @@ func (n *Node) PowerOn(t testing.TB) {
 	}
 	// containerd's own root must not lie on an overlay: overlayfs cannot stack its upper directory there.
 	bind := "--bind=" + filepath.Join(filepath.Dir(n.Root), "containerd") + ":/var/lib/containerd"
+	n.boots++ // the veth pair of a boot that was cut off is named after it and goes some time later
 	n.cmd = exec.Command("systemd-nspawn", "-b", "-D", n.Root, "--register=no", "--keep-unit", "--network-veth", bind,
-		"--capability=all", "--system-call-filter=@keyring bpf", "--machine=edgeprep-"+n.name)
+		"--capability=all", "--system-call-filter=@keyring bpf", fmt.Sprintf("--machine=edgeprep-%s-%d", n.name, n.boots))
 	n.cmd.Args = append(n.cmd.Args, n.binds...)
 	n.cmd.Stdout, n.cmd.Stderr = n.log, n.log
 	n.cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true, Pdeathsig: unix.SIGKILL}
@@ -205,7 +219,11 @@ func (n *Node) wait(t testing.TB) {
 		}
 	}
 	console, _ := os.ReadFile(n.log.Name())
-	t.Fatalf("node %s did not come up\n%s", n.name, tail(console))
+	var why []byte
+	if n.leader != 0 {
+		why, _ = n.enter(context.Background(), "sh", "-c", "systemctl list-jobs; systemctl --failed; journalctl -b --no-pager -n 60").CombinedOutput()
+	}
+	t.Fatalf("node %s did not come up\n%s\n%s", n.name, tail(console), why)
 }
 
 // child is the first child process of pid: the container's init.
@@ -265,6 +283,9 @@ func (n *Node) PowerCut(t testing.TB) {
 	t.Helper()
 	if n.cmd == nil || n.cmd.Process == nil {
 		return
+	}
+	if n.leader == 0 { // nobody waited for it: without its init's end the container would go on by itself
+		n.leader = child(n.cmd.Process.Pid)
 	}
 	if n.leader != 0 {
 		_ = unix.Kill(n.leader, unix.SIGKILL)
