@@ -6,7 +6,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -125,35 +124,6 @@ func (g *globals) siteFile() string {
 		return g.config
 	}
 	return os.Getenv("EDGEPREP_CONFIG")
-}
-
-func newMirrorLoad(g *globals) *cobra.Command {
-	var cache string
-	cmd := &cobra.Command{
-		Use:     "load PATH...",
-		Short:   "Bring images into the cache from archives, OCI layouts and folders of them",
-		Example: "  edgeprep mirror load --cache /srv/cache k3s-airgap-images-amd64.tar.zst ./layout",
-		Args:    cobra.MinimumNArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			sinks, closeAll, err := g.sinks()
-			if err != nil {
-				return err
-			}
-			r, err := app.LoadCache(cmd.Context(), cache, args, progress.NewStream("", "", nil, sinks...))
-			if cerr := closeAll(); err == nil {
-				err = cerr
-			}
-			if g.json() && err == nil {
-				return writeJSON(g.out, r)
-			}
-			for _, i := range r.Images {
-				fmt.Fprintf(g.out, "%-8s %s@%s\n", i.Status, strings.TrimSuffix(i.Reference, "@"+i.Digest), i.Digest)
-			}
-			return err
-		},
-	}
-	cacheFlag(cmd, &cache)
-	return cmd
 }
 
 func newMirrorVerify(g *globals) *cobra.Command {

@@ -2,13 +2,10 @@ package app
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"path/filepath"
+	"io"
 
-	"github.com/edgeprep/edgeprep/internal/host/local"
 	"github.com/edgeprep/edgeprep/internal/mirror"
-	"github.com/edgeprep/edgeprep/internal/preload"
 	"github.com/edgeprep/edgeprep/internal/progress"
 )
 
@@ -16,9 +13,11 @@ import (
 type FillRequest struct {
 	Cache      string
 	References []string
-	Required   string // file with more of them; empty: none
+	Required   string // list with more of them; "-" is Stdin; empty: none
 	Platforms  []string
 	Upstreams  mirror.Upstreams
+	From       string // URL of the mirror that all of it comes from; empty: the upstreams
+	Stdin      io.Reader
 }
 
 // FillCache brings references completely into a cache while there is a network. It needs no node.
@@ -27,12 +26,18 @@ func FillCache(ctx context.Context, r FillRequest, sink progress.Sink) (mirror.F
 	if err != nil {
 		return mirror.FillReport{}, err
 	}
+	msg := fmt.Sprintf("fill %s with %d references", r.Cache, len(refs))
+	if r.From != "" {
+		if r.Upstreams.Named, err = through(r.From, r.Upstreams.Named, refs); err != nil {
+			return mirror.FillReport{}, err
+		}
+		msg = fmt.Sprintf("load %d references from %s", len(refs), r.From)
+	}
 	s, err := mirror.Open(r.Cache, mirror.Options{Create: true})
 	if err != nil {
 		return mirror.FillReport{}, err
 	}
 	defer s.Close()
-	msg := fmt.Sprintf("fill %s with %d references", r.Cache, len(refs))
 	const step = "fill"
 	sink.Emit(progress.Event{Type: progress.StepStart, Step: step, Msg: msg})
 	out, err := mirror.Fill(ctx, s, r.Upstreams, refs, mirror.FillOptions{Platforms: r.Platforms, Progress: func(p mirror.Progress) {
@@ -44,42 +49,4 @@ func FillCache(ctx context.Context, r FillRequest, sink progress.Sink) (mirror.F
 	}
 	sink.Emit(end)
 	return out, err
-}
-
-// references are those of the command line and of the required file.
-func (r FillRequest) references() ([]mirror.Reference, error) {
-	names := r.References
-	if r.Required != "" {
-		h, err := local.New(local.Options{})
-		if err != nil {
-			return nil, fmt.Errorf("open this machine: %w", err)
-		}
-		file, err := filepath.Abs(r.Required)
-		if err != nil {
-			return nil, fmt.Errorf("find %s: %w", r.Required, err)
-		}
-		refs, err := preload.ReadRequired(h.FS(), file)
-		if err != nil {
-			return nil, err
-		}
-		for _, ref := range refs {
-			names = append(names, ref.String())
-		}
-	}
-	var out []mirror.Reference
-	seen := map[string]bool{}
-	for _, n := range names {
-		ref, err := mirror.ParseReference(n)
-		if err != nil {
-			return nil, err
-		}
-		if !seen[ref.String()] {
-			seen[ref.String()] = true
-			out = append(out, ref)
-		}
-	}
-	if len(out) == 0 {
-		return nil, errors.New("nothing to fill with: name references or a --required file")
-	}
-	return out, nil
 }
