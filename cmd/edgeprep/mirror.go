@@ -61,6 +61,7 @@ func newMirrorServe(g *globals) *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&c.Listen, "listen", config.DefaultListen, "address to serve on")
 	f.StringVar(&upstream, "upstream", config.UpstreamConnected, "connected: pull what is missing, also from the [[upstream]] tables of --config; never: no connection is opened")
+	f.BoolVar(&c.Create, "create", false, "make the cache's directory when it is missing")
 	f.StringVar(&c.Admin, "admin", "", "path of the admin socket (default: none)")
 	f.StringVar(&c.DefaultRegistry, "default-registry", config.DefaultRegistry, "registry of names that say none")
 	f.StringVar(&c.TLSCert, "tls-cert", "", "certificate file (PEM)")

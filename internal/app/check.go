@@ -65,7 +65,7 @@ func (a *App) checkEnv(d Desired, o CheckOptions) check.Env {
 	env.Archives = d.Paths
 	for _, e := range d.Endpoints {
 		m := check.Mirror{URL: e, CA: d.Site.Mirror.TLS.CA, ClientCert: d.Site.Registries.ClientCert, ClientKey: d.Site.Registries.ClientKey}
-		if own := d.Site.HasMirror(d.Self) && e == ownURL(d.Site, d.Self); own {
+		if own := d.Site.HasMirror(d.Self) && cachesHere(d.Site) && e == ownURL(d.Site, d.Self); own {
 			m.Admin = adminPath(d.Site)
 			env.Cache = filepath.Join("/", a.opts.Root, d.Site.Mirror.Cache)
 		}

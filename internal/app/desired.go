@@ -76,6 +76,9 @@ func (a *App) desired(ctx context.Context, how reading) (Desired, error) {
 	}
 	d.Platform = firstOf(d.Site.Images.Platform, d.Node.Platform)
 	d.Node.Platform = d.Platform
+	if err := addressed(&d, facts); err != nil && !how.lenient {
+		return d, err
+	}
 	if err := a.images(ctx, &d, how); err != nil {
 		return d, err
 	}
@@ -99,9 +102,6 @@ func built(s config.Site) error {
 		found.Add(&diag.Diagnostic{ID: "CFG-030", Severity: diag.Error, What: what + " is not in this version of edgeprep",
 			Where: diag.Where{Key: key}, Why: "it would be left out without a word", Fix: fix})
 	}
-	if f := s.Mirror.Workload.Form; inKubernetes(s) && f != config.FormStaticPod {
-		add("mirror.workload.form", "the form "+f, `form = "static-pod"`)
-	}
 	if s.Replication.Engine != "none" {
 		add("replication.engine", "replication", `engine = "none", and copy the cache folder: it is plain files`)
 	}
@@ -120,10 +120,10 @@ func (a *App) resources(ctx context.Context, d *Desired, how reading) error {
 	o := preload.Options{AllowMissing: how.lenient, Preload: d.Site.Images.Preload, Consume: d.Site.Images.Consume, Platform: d.Platform, FS: a.reader.FS()}
 	mirrored := d.Site.HasMirror(d.Self)
 	var self own
-	if mirrored {
+	if mirrored && cachesHere(d.Site) {
 		o.MirrorCache, o.MirrorOwner, o.MirrorAfter = d.Site.Mirror.Cache, cacheOwner(d.Site), deploy.CacheOwner(d.Site.Mirror.Cache)
 	}
-	if mirrored && inKubernetes(d.Site) {
+	if runsHere(d.Site, d.Self) {
 		var err error
 		if self, err = a.ownImage(ctx, d, how); err != nil {
 			return err
@@ -145,7 +145,7 @@ func (a *App) resources(ctx context.Context, d *Desired, how reading) error {
 	}
 	before := ids(d.Resources)
 	switch {
-	case mirrored && inKubernetes(d.Site):
+	case runsHere(d.Site, d.Self):
 		var held bool
 		if before, held, err = a.workload(ctx, d, self, how); err != nil || held {
 			return err

@@ -2,20 +2,21 @@ package app
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
+	"net/url"
 	"os"
-	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 
+	"github.com/edgeprep/edgeprep/internal/apply"
 	"github.com/edgeprep/edgeprep/internal/config"
 	"github.com/edgeprep/edgeprep/internal/diag"
-	"github.com/edgeprep/edgeprep/internal/host/local"
+	"github.com/edgeprep/edgeprep/internal/host"
 	"github.com/edgeprep/edgeprep/internal/mirror/deploy"
 	"github.com/edgeprep/edgeprep/internal/mirror/selfimage"
 	"github.com/edgeprep/edgeprep/internal/plan"
@@ -30,6 +31,65 @@ type own struct {
 }
 
 func inKubernetes(s config.Site) bool { return s.Mirror.Mode == string(config.ModeWorkload) }
+
+// cachesHere says whether a mirror's cache is a directory of its node.
+func cachesHere(s config.Site) bool {
+	return !inKubernetes(s) || deploy.Form(s.Mirror.Workload.Form).HostCache()
+}
+
+// runsHere says whether a pod of the mirror may run on the node: one of a deployment on every node.
+func runsHere(s config.Site, self config.Node) bool {
+	return inKubernetes(s) && (s.HasMirror(self) || !cachesHere(s))
+}
+
+// writes says whether this node's run writes the manifest: one of a cluster has one writer.
+func writes(s config.Site, self config.Node) bool {
+	return s.Mirror.Workload.Form == config.FormStaticPod || self.Mirror == "primary"
+}
+
+// addressed finds the address that a NodePort answers on, where the site does not say it, and refuses loopback
+// where nothing tells that it answers there.
+func addressed(d *Desired, facts host.Facts) error {
+	if !inKubernetes(d.Site) || d.Site.Mirror.Workload.Form != config.FormDeployment {
+		return nil
+	}
+	if err := loopbackPort(d); err != nil || d.Self.Address != "" || len(d.Site.Registries.Endpoints) > 0 {
+		return err
+	}
+	var found []string
+	for _, a := range facts.Addresses {
+		if !a.IsLoopback() && !a.IsLinkLocalUnicast() {
+			found = append(found, a.String())
+		}
+	}
+	if len(found) == 1 {
+		d.Self.Address = found[0]
+		return nil
+	}
+	return &diag.Refused{Err: &diag.Diagnostic{ID: "MER-091", Severity: diag.Error, What: fmt.Sprintf("this node has %d addresses; which one the NodePort answers on is not said", len(found)),
+		Where: diag.Where{Key: "node.address"}, Why: "containerd is pointed at the node's own address", Fix: "[[node]] name = \"" + d.Self.Name + "\", address = \"10.0.0.11\""}}
+}
+
+// loopbackPort refuses a NodePort on 127.0.0.1 but where the node's own configuration tells that the service proxy
+// answers there: kube-proxy does so in iptables mode and IPv4 only.
+// kubernetes: cmd/kube-proxy/app/server_linux.go, localhostNodePorts
+func loopbackPort(d *Desired) error {
+	for i, e := range d.Site.Registries.Endpoints {
+		u, err := url.Parse(e)
+		if err != nil || u.Port() != strconv.Itoa(d.Site.Mirror.Workload.NodePort) {
+			continue
+		}
+		a, err := netip.ParseAddr(u.Hostname())
+		if err == nil && (!a.IsLoopback() || a.Is4() && d.Node.Workload.LoopbackNodePort) || err != nil && u.Hostname() != "localhost" {
+			continue
+		}
+		return &diag.Refused{Err: &diag.Diagnostic{ID: "MER-090", Severity: diag.Error, What: "nothing on this node tells that a NodePort answers on " + u.Hostname(),
+			Where: diag.Where{Key: fmt.Sprintf("registries.endpoints[%d]", i)},
+			Why:   "kube-proxy answers there in iptables mode and on IPv4 only, not in nftables or ipvs mode, and other service proxies do as they like",
+			Fix:   "remove the endpoint: each node is then pointed at its own address; or form = \"static-pod\" or \"daemonset\""}}
+	}
+	return nil
+}
 
 // adminPath is where this node's mirror answers its admin verbs.
 func adminPath(s config.Site) string {
@@ -57,21 +117,59 @@ func (a *App) workload(ctx context.Context, d *Desired, self own, how reading) (
 	d.MirrorImage = w.Image
 	d.take(w.Needs(), nil)
 	at := deploy.Place(w.Form, d.Node)
-	if why := a.cannotImport(ctx, d); why != "" && !d.written(deploy.ManifestID(at.Path)) {
+	if why := a.cannotImport(ctx, d); why != "" && !d.written(preload.RuntimeSetID) {
 		d.pend("the mirror's manifest and the registries configuration", why+": without its image the mirror could not start, and containerd would depend on it")
 		return nil, true, nil
 	}
-	rs, err := w.Write(d.Node, ids(d.Resources))
-	if err != nil {
-		return nil, false, err
+	if writes(d.Site, d.Self) {
+		rs, err := w.Write(d.Node, ids(d.Resources))
+		if err != nil {
+			return nil, false, err
+		}
+		d.take(rs, nil)
+		if at.Why != "" {
+			d.pend("the mirror's manifest "+at.Path, at.Why+": "+at.Fix)
+		}
+		held = at.Why != "" && !d.pointed() && !a.answers(ctx, d)
 	}
-	d.take(rs, nil)
-	if at.Why != "" {
-		d.pend("the mirror's manifest "+at.Path, at.Why+": "+at.Fix)
+	if !cachesHere(d.Site) && len(d.Archives) > 0 {
+		d.pend("the content of the mirror's volume", "only its pod can write there: kubectl -n edgeprep exec deploy/edgeprep-mirror -- "+
+			selfimage.Program+" mirror fill --cache "+selfimage.Cache+" REFERENCE...")
+	}
+	if held {
+		d.pend("the registries configuration", "containerd would depend on a mirror that nothing starts yet: edgeprep apply, once it answers or its manifest is taken")
+		return nil, true, nil
 	}
 	gate, err := a.closure(ctx, d, w.Image, how)
 	d.take(gate, nil)
 	return ids(d.Resources), false, err
+}
+
+// pointed says whether an earlier run pointed containerd at the mirror: what is there is not taken away because
+// the mirror is away just now.
+func (d *Desired) pointed() bool {
+	r := d.Node.Registries
+	for _, rec := range d.Ledger.Records {
+		if rec.Path != "" && (rec.Path == r.File || r.CertsD != "" && strings.HasPrefix(rec.Path, r.CertsD+"/")) {
+			return true
+		}
+	}
+	return false
+}
+
+// answers says whether the mirror that the node is to be pointed at answers now.
+func (a *App) answers(ctx context.Context, d *Desired) bool {
+	if !live(a.opts.Root) || len(d.Endpoints) == 0 {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	g := resource.HTTPGate{URL: d.Endpoints[0], CA: caFor(d.Endpoints[0], d.Site.Mirror.TLS.CA)}
+	var ca []byte
+	if g.CA != "" {
+		ca, _ = a.reader.FS().ReadFile(g.CA, 1<<20) // without it the answer is not trusted
+	}
+	return apply.Probe(ctx, g, ca) == nil
 }
 
 // pend tells people of what is not done now.
@@ -126,8 +224,15 @@ func (d *Desired) sandboxArchived() bool {
 
 // wanted is the mirror's workload, as the site wants it.
 func (a *App) wanted(d *Desired, self own) (deploy.Workload, error) {
-	w := deploy.Workload{Form: deploy.Form(d.Site.Mirror.Workload.Form), Image: self.archive.Images[0].Name}
-	err := a.othersCache(d.Site.Mirror.Cache)
+	c := d.Site.Mirror.Workload
+	w := deploy.Workload{Form: deploy.Form(c.Form), Image: self.archive.Images[0].Name, NodePort: c.NodePort, StorageClass: c.StorageClass}
+	err := ephemeral(c)
+	if err == nil && w.Form.HostCache() {
+		err = a.othersCache(d.Site.Mirror.Cache)
+	}
+	if err == nil && c.Size != "" {
+		w.Size, err = config.ParseSize(c.Size)
+	}
 	if err != nil {
 		return w, err
 	}
@@ -136,6 +241,17 @@ func (a *App) wanted(d *Desired, self own) (deploy.Workload, error) {
 	}
 	w.Files, err = a.handedFiles(d.Site, w.Upstreams.Config != "")
 	return w, err
+}
+
+// ephemeral refuses storage that does not outlive the pod.
+func ephemeral(w config.Workload) error {
+	if !strings.EqualFold(strings.ReplaceAll(w.StorageClass, "-", ""), "emptydir") {
+		return nil
+	}
+	return &diag.Refused{Err: &diag.Diagnostic{ID: "MER-092", Severity: diag.Error, What: "the cache cannot be kept in an emptyDir",
+		Where: diag.Where{Key: "mirror.workload.storage_class"},
+		Why:   "it is emptied when the pod goes: the mirror would come up at the site without an image. Its storage has to survive power-off, shipping and a cold start",
+		Fix:   "name a storage class of persistent volumes (kubectl get storageclass), or form = \"static-pod\""}}
 }
 
 // othersCache refuses a cache of another user than root, whose files change hands: the pod could read none of it.
@@ -184,123 +300,4 @@ func (a *App) handedFiles(s config.Site, upstreams bool) ([]deploy.HandedFile, e
 	}
 	return out, errors.Join(read(deploy.TLSCertName, s.Mirror.TLS.Cert), read(deploy.TLSKeyName, s.Mirror.TLS.Key),
 		read(deploy.ClientCAName, s.Mirror.TLS.ClientCA), read(deploy.TokensName, s.Mirror.TokensFile))
-}
-
-// ownImage is the mirror's image: the site's archive, or one that is made from this program.
-func (a *App) ownImage(ctx context.Context, d *Desired, how reading) (own, error) {
-	if file := d.Site.Mirror.Workload.SelfArchive; file != "" {
-		return a.givenImage(ctx, d, file, how)
-	}
-	x, err := a.madeImage(ctx, d, how.verify)
-	if err != nil {
-		return own{}, refusedUnless(err)
-	}
-	archive := resource.Archive{Source: deploy.MadeImage, Path: x.Path, Size: x.Size, SHA256: x.SHA256, Mode: 0o644, Stage: filepath.Dir(x.Path),
-		Images: x.Names(), Local: true, Made: true}
-	return own{x, deploy.StageImage(archive)}, nil
-}
-
-func (a *App) givenImage(ctx context.Context, d *Desired, file string, how reading) (own, error) {
-	var known preload.Known = ledgerKnown{d.Ledger}
-	if how.verify {
-		known = nil
-	}
-	x, err := preload.Inspect(ctx, a.reader.FS(), file, known, a.sink())
-	if err != nil {
-		return own{}, refusedUnless(err)
-	}
-	digests := map[string]bool{}
-	for _, i := range x.Images {
-		digests[i.Digest] = true
-	}
-	if len(digests) != 1 {
-		return own{}, &diag.Refused{Err: &diag.Diagnostic{ID: "MER-089", Severity: diag.Error,
-			What: fmt.Sprintf("the archive holds %d images, not the mirror's alone", len(digests)), Where: diag.Where{File: file, Key: "mirror.workload.self_archive"},
-			Fix: "edgeprep mirror image --out " + file}}
-	}
-	return own{archive: x}, d.rememberArchive(a.reader.FS(), x)
-}
-
-// imageKey is the ledger's name for the image that was made; no path begins like it.
-const imageKey = "image:"
-
-// made is what the ledger remembers of an image that was made.
-type made struct {
-	Key     string          `json:"key"` // of what it was made from
-	Archive preload.Archive `json:"archive"`
-}
-
-// madeImage describes the image that is made from this program; the ledger spares making it each time.
-func (a *App) madeImage(ctx context.Context, d *Desired, verify bool) (preload.Archive, error) {
-	bin, err := a.program(ctx, d, verify)
-	if err != nil {
-		return preload.Archive{}, err
-	}
-	roots := rootsFor(d.Site)
-	sum := sha256.Sum256(roots)
-	key := strings.Join([]string{bin.SHA256, d.Platform, hex.EncodeToString(sum[:])}, " ")
-	a.self.options, a.self.want = selfimage.Options{Binary: bin.Source, Platform: d.Platform, Roots: roots}, key
-	var m made
-	if s, ok := d.Ledger.Sources[imageKey]; ok && json.Unmarshal(s.Data, &m) == nil && m.Key == key {
-		d.Sources[imageKey] = s
-		return m.Archive, nil
-	}
-	file, err := a.makeImage(ctx, deploy.MadeImage)
-	if err != nil {
-		return preload.Archive{}, err
-	}
-	here, err := local.New(local.Options{})
-	if err != nil {
-		return preload.Archive{}, err
-	}
-	if m.Archive, err = preload.Inspect(ctx, here.FS(), file, nil, nil); err != nil {
-		return preload.Archive{}, err
-	}
-	m.Key, m.Archive.Path, m.Archive.Stamp = key, deploy.ImageArchive, preload.Fingerprint{}
-	data, err := json.Marshal(m)
-	if err != nil {
-		return preload.Archive{}, fmt.Errorf("remember the mirror's image: %w", err)
-	}
-	d.Sources[imageKey] = plan.Source{Data: data}
-	return m.Archive, nil
-}
-
-// rootsFor are the certification authorities for a mirror that may pull; one that may not needs none.
-func rootsFor(s config.Site) []byte {
-	if s.Mirror.Upstream != config.UpstreamConnected {
-		return nil
-	}
-	pem, _ := selfimage.HostRoots()
-	return pem
-}
-
-// selfMade is the mirror's image that this process made, in a temporary directory of its own until it ends.
-type selfMade struct {
-	options selfimage.Options
-	want    string // what it would be made from now
-	key     string // what file was made from
-	dir     string
-	file    string
-}
-
-// makeImage makes the mirror's image and gives its path on this machine.
-func (a *App) makeImage(ctx context.Context, _ string) (string, error) {
-	if a.self.file != "" && a.self.key == a.self.want {
-		return a.self.file, nil
-	}
-	img, err := selfimage.Build(ctx, a.self.options)
-	if err != nil {
-		return "", err
-	}
-	if a.self.dir == "" {
-		if a.self.dir, err = os.MkdirTemp("", "edgeprep-image-"); err != nil {
-			return "", fmt.Errorf("make the mirror's image: %w", err)
-		}
-	}
-	file := filepath.Join(a.self.dir, "mirror.tar")
-	if _, err := writeImage(img, file); err != nil {
-		return "", err
-	}
-	a.self.file, a.self.key = file, a.self.want
-	return file, nil
 }

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/edgeprep/edgeprep/internal/diag"
@@ -60,9 +61,11 @@ func (s Site) HasMirror(n Node) bool {
 }
 
 // Listen is the address that the node's mirror listens on: as written, else its address where other nodes
-// pull from it, else loopback.
+// pull from it, else loopback. Of a deployment it is where the cluster's NodePort answers on the node.
 func (s Site) Listen(n Node) string {
 	switch {
+	case s.onNodePort():
+		return net.JoinHostPort(n.Address, strconv.Itoa(s.Mirror.Workload.NodePort))
 	case s.Mirror.Listen != "":
 		return s.Mirror.Listen
 	case len(s.Nodes) > 1 && n.Address != "":
@@ -82,12 +85,14 @@ func (s Site) Endpoints(self Node, peers bool) []string {
 		return nil
 	}
 	var urls []string
-	if s.HasMirror(self) {
+	if s.onNodePort() {
+		urls = append(urls, s.mirrorURL(self)) // every node answers for the whole cluster
+	} else if s.HasMirror(self) {
 		urls = append(urls, s.mirrorURL(self))
 	}
 	for _, role := range []string{"primary", "replica"} {
 		for _, n := range s.Nodes {
-			if u := s.mirrorURL(n); n.Mirror == role && !slices.Contains(urls, u) {
+			if u := s.mirrorURL(n); n.Mirror == role && (!s.onNodePort() || n.Address != "") && !slices.Contains(urls, u) {
 				urls = append(urls, u)
 			}
 		}
@@ -96,6 +101,11 @@ func (s Site) Endpoints(self Node, peers bool) []string {
 		urls = urls[:1]
 	}
 	return urls
+}
+
+// onNodePort says whether the mirror is reached by the cluster's NodePort.
+func (s Site) onNodePort() bool {
+	return s.Mirror.Mode == string(ModeWorkload) && s.Mirror.Workload.Form == FormDeployment
 }
 
 func (s Site) mirrorURL(n Node) string {

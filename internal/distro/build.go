@@ -330,6 +330,14 @@ func (b *builder) workload(context.Context) error {
 			w.Brings = append(w.Brings, r.Part)
 		}
 	}
+	w.LoopbackNodePort = rule.NodePortLoopback
+	for _, r := range rule.NotLoopback {
+		s, err := b.x.get(r.Setting)
+		if err != nil {
+			return err
+		}
+		w.LoopbackNodePort = w.LoopbackNodePort && !strings.Contains(s.Value, r.Contains)
+	}
 	if rule.StaticPodsAfter == "" {
 		return nil
 	}

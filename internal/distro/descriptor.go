@@ -141,10 +141,20 @@ type RegistriesRule struct {
 type WorkloadRule struct {
 	Manifests  string `toml:"manifests" json:"manifests,omitempty"` // servers only
 	StaticPods string `toml:"static_pods" json:"staticPods,omitempty"`
+	// NodePortLoopback says that the service proxy answers for NodePorts on 127.0.0.1 (kube-proxy in iptables
+	// mode), unless NotLoopback holds.
+	NodePortLoopback bool           `toml:"node_port_loopback" json:"nodePortLoopback,omitempty"`
+	NotLoopback      []LoopbackRule `toml:"not_loopback" json:"notLoopback,omitempty"`
 	// StaticPodsAfter must exist before a static pod is written: its presence may stop the distribution's own
 	// installer.
 	StaticPodsAfter string      `toml:"static_pods_after" json:"staticPodsAfter,omitempty"`
 	Brings          []BringRule `toml:"brings" json:"brings,omitempty"`
+}
+
+// LoopbackRule recognises a node whose service proxy was told otherwise.
+type LoopbackRule struct {
+	Setting  string `toml:"setting" json:"setting"`
+	Contains string `toml:"contains" json:"contains"` // of the value
 }
 
 // BringRule names a part of the cluster that the distribution's own unit brings, without a pod of it.

@@ -50,6 +50,12 @@ func (l *linter) semantics() {
 	l.absolute(d.Workload.StaticPods, "workload", "static_pods")
 	l.brings()
 	l.absolute(d.Workload.StaticPodsAfter, "workload", "static_pods_after")
+	for i, r := range d.Workload.NotLoopback {
+		at := []string{"workload", "not_loopback", strconv.Itoa(i)}
+		l.required(r.Contains, append(at, "contains")...)
+		l.required(r.Setting, append(at, "setting")...)
+		l.setting(r.Setting, append(at, "setting")...)
+	}
 	l.regex(d.Version.Regex, "version", "regex")
 	l.setting(d.Config.Setting, "config", "setting")
 }

@@ -86,6 +86,8 @@ type Workload struct {
 	StaticPods string `json:"staticPods,omitempty"`
 	// Brings are the parts of the cluster that the distribution's unit brings without a pod: "api", "network", "proxy".
 	Brings []string `json:"brings,omitempty"`
+	// LoopbackNodePort: a NodePort answers on 127.0.0.1, as far as the node's configuration tells.
+	LoopbackNodePort bool `json:"loopbackNodePort,omitempty"`
 	// StaticPodsWait is what must exist before a static pod may be written, and does not yet.
 	StaticPodsWait string `json:"staticPodsWait,omitempty"`
 }

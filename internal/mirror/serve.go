@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"sync/atomic"
 	"time"
 
@@ -19,6 +20,7 @@ import (
 // Config is how a mirror is served.
 type Config struct {
 	Cache           string // directory
+	Create          bool   // make the directory when it is missing: only where no disk can come late
 	Listen          string // host:port; port 0 takes a free one
 	Admin           string // path of the admin socket; empty: none
 	TLSCert, TLSKey string // PEM files; empty: plain http
@@ -86,6 +88,11 @@ func Listen(ctx context.Context, cfg Config) (*Server, error) {
 		s.log = slog.New(slog.DiscardHandler)
 	}
 	var err error
+	if cfg.Create {
+		if err := os.MkdirAll(cfg.Cache, 0o750); err != nil {
+			s.log.Error("the cache's directory is missing and cannot be made", "error", err)
+		}
+	}
 	if s.store, err = Open(cfg.Cache, Options{Lazy: true, ReadOnly: cfg.ReadOnly, Logger: s.log}); err != nil {
 		return nil, err
 	}

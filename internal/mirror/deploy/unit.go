@@ -75,7 +75,10 @@ func (s Service) command() []string {
 // arguments of the mirror's program: its admin socket, its copy of edgeprep.toml (empty: none), and where it has the
 // files of its data port.
 func (s Service) arguments(admin, config string, place func(servedFile) string) []string {
-	args := []string{"mirror", "serve", "--cache", s.Cache, "--listen", s.Listen, "--upstream", s.Upstream, "--admin", admin}
+	args := []string{"mirror", "serve", "--cache", s.Cache, "--listen", s.Listen, "--upstream", s.Upstream}
+	if admin != "" {
+		args = append(args, "--admin", admin)
+	}
 	if config != "" {
 		args = append(args, "--config", config)
 	}

@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"embed"
+	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"net"
+	"net/netip"
 	"path"
 	"strconv"
 	"strings"
@@ -46,8 +48,16 @@ type Form string
 
 // The forms.
 const (
-	StaticPod Form = "static-pod"
+	StaticPod  Form = "static-pod" // kubelet starts it from a file: nothing of the cluster is needed
+	DaemonSet  Form = "daemonset"  // one on every node, once there is an API server
+	Deployment Form = "deployment" // one for the cluster, on a volume, reached by a NodePort
 )
+
+// HostCache says whether the form keeps its cache in a directory of the node.
+func (f Form) HostCache() bool { return f != Deployment }
+
+// inSecret says whether the form gets its files as a Secret: one manifest is then for pods on every node.
+func (f Form) inSecret() bool { return f != StaticPod }
 
 // Workload is the mirror as it is wanted in Kubernetes.
 type Workload struct {
@@ -55,6 +65,11 @@ type Workload struct {
 	Form    Form
 	Image   string // reference of the mirror's own image, preloaded
 	Files   []HandedFile
+
+	// Of a deployment.
+	NodePort     int
+	StorageClass string // empty: the cluster's default
+	Size         int64  // bytes of the volume
 }
 
 // HandedFile is a file that the mirror's user could not read by itself, or not in a pod.
@@ -75,6 +90,10 @@ type Placed struct {
 func Place(f Form, n distro.Node) Placed {
 	waits := path.Join(WaitDir, ManifestName)
 	switch w := n.Workload; {
+	case f != StaticPod && w.Manifests != "":
+		return Placed{Path: path.Join(w.Manifests, ManifestName)}
+	case f != StaticPod:
+		return Placed{waits, "no directory of this node is applied by " + n.Name + " itself", "kubectl apply -f " + waits}
 	case w.StaticPods == "":
 		return Placed{waits, n.Name + " has no directory of static pods", "kubectl apply -f " + waits}
 	case w.StaticPodsWait != "":
@@ -84,12 +103,12 @@ func Place(f Form, n distro.Node) Placed {
 	}
 }
 
-// ManifestID is the resource that is the manifest at p.
-func ManifestID(p string) string { return resource.ID(resource.KindFile, p) }
-
 // Needs are what the mirror's pod needs on a node besides images: the cache, a place for its admin socket, files.
 func (w Workload) Needs() []resource.Resource {
 	var out list
+	if !w.Form.HostCache() {
+		return nil
+	}
 	own := func(p string, mode uint32, parts ...string) string {
 		r := dir(p, mode, OwnerID, false)
 		r.Dir.Parts = parts
@@ -97,7 +116,7 @@ func (w Workload) Needs() []resource.Resource {
 	}
 	own(w.Cache, 0o750, cacheParts()...)
 	own(path.Dir(PodAdminPath), 0o750)
-	if len(w.Files) == 0 {
+	if len(w.Files) == 0 || w.Form.inSecret() {
 		return out.all
 	}
 	in := own(filesDir, 0o550)
@@ -119,7 +138,7 @@ func (w Workload) Write(n distro.Node, after []string) ([]resource.Resource, err
 	var out list
 	at := Place(w.Form, n)
 	r := file(at.Path, text, "the mirror, as a "+string(w.Form))
-	r.File.Mode = 0o600
+	r.File.Mode, r.File.Secret = 0o600, w.Form.inSecret() && len(w.Files) > 0
 	out.add(withAfter(withAfter(r, manifestDirs(&out, at.Path, n.DataDir)...), after...))
 	return out.all, nil
 }
@@ -159,7 +178,7 @@ var templates embed.FS
 
 // Manifest is what Kubernetes is given.
 func (w Workload) Manifest() (string, error) {
-	t, err := template.New("").Funcs(template.FuncMap{"q": quote, "indent": indent}).ParseFS(templates, "templates/*.yaml")
+	t, err := template.New("").Funcs(template.FuncMap{"q": quote, "indent": indent, "b64": base64.StdEncoding.EncodeToString}).ParseFS(templates, "templates/*.yaml")
 	if err != nil {
 		return "", fmt.Errorf("manifest of the mirror: %w", err)
 	}
@@ -171,7 +190,7 @@ func (w Workload) Manifest() (string, error) {
 	if err := t.ExecuteTemplate(&pod, "pod.yaml", v); err != nil {
 		return "", fmt.Errorf("manifest of the mirror: %w", err)
 	}
-	v.Pod = strings.TrimRight(pod.String(), "\n")
+	v.Pod = strings.TrimSpace(pod.String())
 	if err := t.ExecuteTemplate(&b, string(w.Form)+".yaml", v); err != nil {
 		return "", fmt.Errorf("manifest of the mirror: %w", err)
 	}
@@ -181,32 +200,71 @@ func (w Workload) Manifest() (string, error) {
 // values are what the templates are filled with.
 type values struct {
 	Workload
-	Args      []string
-	Port      int
-	ProbeHost string // empty: the pod's address
-	Scheme    string
-	Owner     string
-	Admin     string // directory of the admin socket
-	FilesDir  string
-	PodFiles  string
-	Sum       string // of the files; another one restarts the pod
-	Pod       string
+	Args        []string
+	HostNetwork bool
+	NodeIP      bool   // the arguments name the node's address
+	InSecret    bool   // Files are a Secret, not a directory of the node
+	CacheMount  string // where the cache's volume is in the pod
+	Quantity    string // of the volume
+	Port        int
+	ProbeHost   string // empty: the pod's address
+	Scheme      string
+	Owner       string
+	Admin       string // directory of the admin socket
+	FilesDir    string
+	PodFiles    string
+	Sum         string // of the files; another one restarts the pod
+	Pod         string
 }
+
+// volume is where a deployment's volume is in the pod. The cache is a directory in it: the volume's own root is
+// root's, and the mirror writes only into a cache that is its own.
+const volume = StateDir
+
+// podPort is where a deployment's pod listens, behind the NodePort.
+const podPort = 5000
 
 func (w Workload) values() (values, error) {
 	host, port, err := net.SplitHostPort(w.Listen)
 	if err != nil {
 		return values{}, fmt.Errorf("manifest of the mirror: listen %q: %w", w.Listen, err)
 	}
-	v := values{Workload: w, Args: w.args(), ProbeHost: host, Scheme: "HTTP", Owner: OwnerID, Admin: path.Dir(PodAdminPath),
-		FilesDir: filesDir, PodFiles: podFiles, Sum: w.sum()}
+	v := values{Workload: w, HostNetwork: w.Form.HostCache(), InSecret: w.Form.inSecret(), CacheMount: w.Cache, ProbeHost: host, Scheme: "HTTP",
+		Owner: OwnerID, Admin: path.Dir(PodAdminPath), FilesDir: filesDir, PodFiles: podFiles, Sum: w.sum()}
 	if v.Port, err = strconv.Atoi(port); err != nil {
 		return values{}, fmt.Errorf("manifest of the mirror: listen %q: %w", w.Listen, err)
 	}
+	switch {
+	case w.Form == Deployment:
+		v.ProbeHost, v.CacheMount, v.Quantity, v.Port = "", volume, quantity(w.Size), podPort
+		v.Workload.Listen, v.Workload.Cache = "0.0.0.0:"+strconv.Itoa(podPort), path.Join(volume, "mirror")
+	case w.Form == DaemonSet && !loopback(host):
+		// Each node has another address; status.hostIP is the one that kubelet has.
+		v.ProbeHost, v.NodeIP, v.Workload.Listen = "", true, "$(NODE_IP):"+port
+	}
+	v.Args = v.args()
 	if w.TLSCert != "" {
 		v.Scheme = "HTTPS"
 	}
 	return v, nil
+}
+
+func loopback(host string) bool {
+	a, err := netip.ParseAddr(host)
+	return err == nil && a.IsLoopback()
+}
+
+// quantity writes bytes as Kubernetes does.
+func quantity(n int64) string {
+	for _, u := range []struct {
+		name string
+		size int64
+	}{{"Gi", 1 << 30}, {"Mi", 1 << 20}, {"Ki", 1 << 10}} {
+		if n%u.size == 0 {
+			return strconv.FormatInt(n/u.size, 10) + u.name
+		}
+	}
+	return strconv.FormatInt(n, 10)
 }
 
 func (w Workload) args() []string {
@@ -214,7 +272,15 @@ func (w Workload) args() []string {
 	if w.Upstreams.Config != "" {
 		config = path.Join(podFiles, ConfigName)
 	}
-	return w.arguments(PodAdminPath, config, func(f servedFile) string { return path.Join(podFiles, f.copied) })
+	admin := PodAdminPath
+	if w.Form == Deployment {
+		admin = "" // nobody on the nodes could reach it
+	}
+	args := w.arguments(admin, config, func(f servedFile) string { return path.Join(podFiles, f.copied) })
+	if w.Form == Deployment {
+		args = append(args, "--create")
+	}
+	return args
 }
 
 // sum changes with the files: a pod does not see that they did.

@@ -21,7 +21,14 @@ func workloads() map[string]Workload {
 	full.TLSCert, full.TLSKey, full.Upstreams.Config = "/etc/edgeprep/tls.crt", "/etc/edgeprep/tls.key", "/etc/edgeprep/edgeprep.toml"
 	full.Cache = `/srv/a "quoted": {cache} #1`
 	full.Files = []HandedFile{{ConfigName, []byte("version = 1\n")}, {"tls.crt", []byte("c")}, {"tls.key", []byte("k")}}
-	return map[string]Workload{"static-pod": plain, "static-pod-full": full}
+	daemon, daemonFull := plain, full
+	daemon.Form, daemonFull.Form = DaemonSet, DaemonSet
+	deployed := plain
+	deployed.Form, deployed.Listen, deployed.NodePort, deployed.Size = Deployment, "10.0.0.11:31080", 31080, 40<<30
+	deployedFull := full
+	deployedFull.Form, deployedFull.NodePort, deployedFull.Size, deployedFull.StorageClass = Deployment, 31443, 1500<<20, "local-path"
+	return map[string]Workload{"static-pod": plain, "static-pod-full": full, "daemonset": daemon, "daemonset-full": daemonFull,
+		"deployment": deployed, "deployment-full": deployedFull}
 }
 
 func TestManifestsAreAsTheirGoldens(t *testing.T) {
@@ -64,7 +71,15 @@ func TestAChangedFileChangesTheManifest(t *testing.T) {
 		t.Error("another key, the same manifest")
 	}
 	if strings.Contains(after, "other") {
-		t.Error("a secret stands in the manifest")
+		t.Error("a secret stands in the manifest of a static pod")
+	}
+	w.Form = DaemonSet
+	rs, err := w.Write(distro.Node{}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f := rs[len(rs)-1].File; !f.Secret || f.Mode != 0o600 {
+		t.Errorf("a manifest with a Secret is shown: %+v", f)
 	}
 }
 
@@ -72,16 +87,19 @@ func TestPlace(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		name string
+		form Form
 		node distro.Workload
 		path string
 		why  string
 	}{
-		{"taken by itself", distro.Workload{StaticPods: "/etc/kubernetes/manifests"}, "/etc/kubernetes/manifests/edgeprep-mirror.yaml", ""},
-		{"before the node joined", distro.Workload{StaticPods: "/etc/kubernetes/manifests", StaticPodsWait: "/etc/kubernetes/kubelet.conf"},
+		{"applied by itself", DaemonSet, distro.Workload{Manifests: "/m", StaticPods: "/s"}, "/m/edgeprep-mirror.yaml", ""},
+		{"by a person", Deployment, distro.Workload{StaticPods: "/s"}, "/var/lib/edgeprep/manifests/edgeprep-mirror.yaml", "no directory"},
+		{"taken by itself", StaticPod, distro.Workload{StaticPods: "/etc/kubernetes/manifests"}, "/etc/kubernetes/manifests/edgeprep-mirror.yaml", ""},
+		{"before the node joined", StaticPod, distro.Workload{StaticPods: "/etc/kubernetes/manifests", StaticPodsWait: "/etc/kubernetes/kubelet.conf"},
 			"/var/lib/edgeprep/manifests/edgeprep-mirror.yaml", "/etc/kubernetes/kubelet.conf is not there"},
-		{"nowhere", distro.Workload{}, "/var/lib/edgeprep/manifests/edgeprep-mirror.yaml", "no directory of static pods"},
+		{"nowhere", StaticPod, distro.Workload{}, "/var/lib/edgeprep/manifests/edgeprep-mirror.yaml", "no directory of static pods"},
 	} {
-		got := Place(StaticPod, distro.Node{Name: "X", Workload: c.node})
+		got := Place(c.form, distro.Node{Name: "X", Workload: c.node})
 		if got.Path != c.path || !strings.Contains(got.Why, c.why) || (c.why == "") != (got.Why == "") {
 			t.Errorf("%s: %+v", c.name, got)
 		}
