@@ -165,11 +165,11 @@ func (a *App) answers(ctx context.Context, d *Desired) bool {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	g := resource.HTTPGate{URL: d.Endpoints[0], CA: caFor(d.Endpoints[0], d.Site.Mirror.TLS.CA)}
-	var ca []byte
+	var files apply.GateFiles
 	if g.CA != "" {
-		ca, _ = a.reader.FS().ReadFile(g.CA, 1<<20) // without it the answer is not trusted
+		files.CA, _ = a.reader.FS().ReadFile(g.CA, 1<<20) // without it the answer is not trusted
 	}
-	return apply.Probe(ctx, g, ca) == nil
+	return apply.Probe(ctx, g, files) == nil
 }
 
 // pend tells people of what is not done now.
@@ -298,6 +298,7 @@ func (a *App) handedFiles(s config.Site, upstreams bool) ([]deploy.HandedFile, e
 			return nil, err
 		}
 	}
-	return out, errors.Join(read(deploy.TLSCertName, s.Mirror.TLS.Cert), read(deploy.TLSKeyName, s.Mirror.TLS.Key),
+	err := errors.Join(read(deploy.TLSCertName, s.Mirror.TLS.Cert), read(deploy.TLSKeyName, s.Mirror.TLS.Key),
 		read(deploy.ClientCAName, s.Mirror.TLS.ClientCA), read(deploy.TokensName, s.Mirror.TokensFile))
+	return out, err
 }
