@@ -237,10 +237,10 @@ func (w Workload) values() (values, error) {
 	switch {
 	case w.Form == Deployment:
 		v.ProbeHost, v.CacheMount, v.Quantity, v.Port = "", volume, quantity(w.Size), podPort
-		v.Workload.Listen, v.Workload.Cache = "0.0.0.0:"+strconv.Itoa(podPort), path.Join(volume, "mirror")
+		v.Listen, v.Cache = "0.0.0.0:"+strconv.Itoa(podPort), path.Join(volume, "mirror")
 	case w.Form == DaemonSet && !loopback(host):
 		// Each node has another address; status.hostIP is the one that kubelet has.
-		v.ProbeHost, v.NodeIP, v.Workload.Listen = "", true, "$(NODE_IP):"+port
+		v.ProbeHost, v.NodeIP, v.Listen = "", true, "$(NODE_IP):"+port
 	}
 	v.Args = v.args()
 	if w.TLSCert != "" {
