@@ -272,6 +272,7 @@ func (r row) run(t *testing.T, set *imagetest.Set, layer string) string {
 	if failed > 0 {
 		t.Errorf("the fault is gone, and %d pulls failed until %s later", failed, took)
 	}
+	b.kept(t) // the client has all before it is durable
 	b.o.down()
 	b.Kill()
 	b.Start()
@@ -279,6 +280,22 @@ func (r row) run(t *testing.T, set *imagetest.Set, layer string) string {
 		t.Errorf("afterwards, killed and without an upstream: %s", got)
 	}
 	return during
+}
+
+// kept waits until the image's blobs have their names.
+func (b *bench) kept(t *testing.T) {
+	t.Helper()
+	p := b.set.Images[0].Platforms[0]
+	for _, d := range []string{p.Config, p.Layers[0]} {
+		for end := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+			if _, err := os.Stat(blobFile(b.Cache, d)); err == nil {
+				break
+			}
+			if time.Now().After(end) {
+				t.Fatalf("%s is not kept", d)
+			}
+		}
+	}
 }
 
 func writeTable(t *testing.T, all []row, got []string) {
