@@ -152,7 +152,7 @@ func (p *partial) read(ctx context.Context) error {
 		p.hash.Write(buf[:got])
 		p.size += int64(got)
 	}
-	return p.cut()
+	return nil
 }
 
 // cut ends the file where the hash ends, and writes on from there.
@@ -175,8 +175,11 @@ func (p *partial) restart() error {
 
 // create makes the file unless there is one.
 func (p *partial) create() error {
-	if err := p.w.ensureDir(path.Dir(blobPath(p.digest))); err != nil || p.file != nil {
+	if err := p.w.ensureDir(path.Dir(blobPath(p.digest))); err != nil {
 		return err
+	}
+	if p.file != nil { // not before there is something to write: an upstream that is away must not cost any of it
+		return p.cut()
 	}
 	if err := p.w.ensureTmp(); err != nil {
 		return err

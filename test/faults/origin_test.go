@@ -1,6 +1,7 @@
 package faults
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"net/http"
@@ -47,7 +48,10 @@ func newOrigin(t testing.TB, set *imagetest.Set) *origin {
 }
 
 func (o *origin) serve(l net.Listener) {
-	o.srv = &http.Server{Handler: o}
+	o.srv = &http.Server{Handler: o, ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+		c.(*net.TCPConn).SetWriteBuffer(16 << 10) // what is sent is soon what was received
+		return ctx
+	}}
 	go o.srv.Serve(l)
 }
 
