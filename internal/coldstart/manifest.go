@@ -144,7 +144,7 @@ func (d document) object() (o Object, ok bool) {
 	}
 	switch d.Kind {
 	case "Pod":
-		o.Pod = d.Spec.podSpec.pod(d.Metadata.Labels)
+		o.Pod = d.Spec.pod(d.Metadata.Labels)
 	case "Deployment", "DaemonSet", "StatefulSet", "ReplicaSet", "ReplicationController", "Job":
 		o.Pod = d.Spec.Template.Spec.pod(d.Spec.Template.Metadata.Labels)
 	case "PersistentVolumeClaim":
