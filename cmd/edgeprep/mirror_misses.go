@@ -32,6 +32,11 @@ func newMirrorMisses(g *globals) *cobra.Command {
 			if d > 0 {
 				from = time.Now().Add(-d)
 			}
+			if f := cmd.Flags(); f.Changed("admin") && !f.Changed("cache") {
+				if cache, err = app.CacheOf(cmd.Context(), admin); err != nil {
+					return err
+				}
+			}
 			if err := readable(cache); err != nil {
 				return err
 			}

@@ -37,6 +37,12 @@ func runningMirror(ctx context.Context, s *mirror.Store, admin string) (*mirror.
 	return a, err == nil && h.Cache == s.Dir()
 }
 
+// CacheOf is the cache of the mirror behind an admin socket.
+func CacheOf(ctx context.Context, admin string) (string, error) {
+	h, err := mirror.AdminClient(admin).Health(ctx)
+	return h.Cache, err
+}
+
 // ListCache lists the references of a cache that patterns select, or all, with their last use. A pattern that
 // selects nothing is an error.
 func ListCache(ctx context.Context, s *mirror.Store, patterns []string, admin string) ([]mirror.Entry, error) {
@@ -209,16 +215,20 @@ type MissedReference struct {
 // CacheMisses are the misses of the mirror that serves the cache, if one does, else those of the cache's file;
 // the last one first, none from before since.
 func CacheMisses(ctx context.Context, cache, admin string, since time.Time) ([]MissedReference, error) {
-	s, err := mirror.Open(cache, mirror.Options{ReadOnly: true})
+	// A mirror whose cache is not there yet serves all the same, and remembers.
+	s, err := mirror.Open(cache, mirror.Options{ReadOnly: true, Lazy: true})
 	if err != nil {
 		return nil, err
 	}
 	defer s.Close()
-	misses := s.SavedMisses()
+	var misses []mirror.Miss
 	if a, ok := runningMirror(ctx, s, admin); ok {
-		if misses, err = a.Misses(ctx, ""); err != nil {
-			return nil, err
-		}
+		misses, err = a.Misses(ctx, "")
+	} else if err = mirror.CheckCache(cache); err == nil {
+		misses = s.SavedMisses()
+	}
+	if err != nil {
+		return nil, err
 	}
 	out := []MissedReference{}
 	for _, m := range misses {

@@ -260,6 +260,10 @@ func (s *Server) Serve(ctx context.Context) error {
 	if s.watch != nil {
 		beside(watchHandler(s), s.watch)
 	}
+	if _, err := os.Stat(s.store.Dir()); err != nil {
+		// Not made here: what is missing may be a disk that is mounted later.
+		s.log.Warn("the cache is not there: nothing is kept until it is", "cache", s.store.Dir(), "fix", "mkdir -p "+s.store.Dir(), "error", err)
+	}
 	s.log.Info("mirror serves", "listen", s.Addr().String(), "cache", s.store.Dir(), "connected", s.pull != nil)
 	for _, k := range s.keepers {
 		g.Go(func() error {

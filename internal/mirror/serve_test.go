@@ -262,3 +262,22 @@ func certificate(t *testing.T) (cert, key string, ca []byte) {
 	must(t, os.WriteFile(key, pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: kder}), 0o600))
 	return cert, key, ca
 }
+
+// A mirror whose cache is missing serves, and says at its start that it keeps nothing and what to type.
+func TestMissingCacheIsSaidAtStart(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "later")
+	var log bytes.Buffer // a handler writes under its own lock, and all is over when it is read
+	ctx, stop := context.WithCancel(t.Context())
+	s, err := Listen(ctx, Config{Cache: dir, Listen: "127.0.0.1:0", Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	if err := s.Serve(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(log.String(), "mkdir -p "+dir) {
+		t.Errorf("log: %s", log.String())
+	}
+}

@@ -86,6 +86,9 @@ func Open(dir string, opts Options) (*Store, error) {
 	return s, nil
 }
 
+// CheckCache says what keeps a directory from being a cache.
+func CheckCache(dir string) error { return checkRoot(dir, false) }
+
 func checkRoot(dir string, lazy bool) error {
 	fi, err := os.Stat(dir)
 	switch {
