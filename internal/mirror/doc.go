@@ -7,6 +7,7 @@
 //	refs/<registry>/<repository…>/_digests/<algorithm>/<hex> manifests that a repository serves
 //	quarantine/<algorithm>/<hex>.bad                         blobs that failed their digest
 //	tmp/                                                     files being written
+//	usage/, misses.jsonl                                     last use, scrub position, misses: in batches, loss harmless
 //
 // There is no index. A read writes nothing, with one exception: a blob that fails its digest is moved to
 // quarantine. Nothing is believed because of its name: a blob is served only after its digest was verified
