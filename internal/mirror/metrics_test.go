@@ -204,7 +204,8 @@ func TestMetricsDocIsCurrent(t *testing.T) {
 	b.WriteString("# Metrics of the mirror\n\nGenerated from `internal/mirror/metrics.go`; edit there, then `make docs`.\n" +
 		"`edgeprep mirror serve --metrics ADDRESS` or `[mirror] metrics` serves them at `/metrics`; so does the admin socket.\n" +
 		"The usual `go_*` and `process_*` metrics are there, too. A registry has a label of its own once something of it was\n" +
-		"served, or when an `[[upstream]]` names it, up to " + strconv.Itoa(maxTallies) + "; all the rest is `other`.\n\n| metric | type | labels | meaning |\n|---|---|---|---|\n")
+		"served, or when an `[[upstream]]` names it, up to " + strconv.Itoa(maxTallies) + "; all the rest is `other`.\n" +
+		"[operations.md](operations.md) says what to watch.\n\n| metric | type | labels | meaning |\n|---|---|---|---|\n")
 	for _, m := range metricTable() {
 		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", m.name, kindOfMetric(m), strings.Join(m.labels, ", "), m.help)
 	}

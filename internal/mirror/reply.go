@@ -60,9 +60,11 @@ func (h *handler) done(w *reply, r *http.Request, t target, start time.Time) {
 	if w.outcome == outcomeNone && t.op != "" && t.op != opPing {
 		w.outcome = outcomeHit
 	}
+	// docker, podman and skopeo begin with a ping that is meant to be refused.
+	challenged := w.outcome == outcomeRefused && t.op == opPing && r.Header.Get("Authorization") == ""
 	took := time.Since(start)
 	h.store.counters.answered(t, w.outcome, w.sent, took)
-	if h.access == nil || w.outcome == outcomeNone || w.outcome == outcomeHit && !h.hits {
+	if h.access == nil || challenged || w.outcome == outcomeNone || w.outcome == outcomeHit && !h.hits {
 		return
 	}
 	name := t.raw
