@@ -161,12 +161,12 @@ func (b *bench) heading(ctx context.Context, o options, load string) string {
 	}
 	var u unix.Utsname
 	unix.Uname(&u) // its name is only told
-	return fmt.Sprintf("Command: `%s`, on %s; edgeprep %s. %d rounds of %s.\n"+
+	return fmt.Sprintf("Command: `%s`, on %s; %s. %d rounds of %s.\n"+
 		"Machine: %s, %d cores, %s; Linux %s; %s. Load average at the start %s, at the end %s.\n"+
-		"Against %s and distribution %s, all on loopback; the image has %.0f MB, its largest layer %.0f MB.\n",
+		"Against nginx %s and distribution %s, all on loopback; the image has %.0f MB, its largest layer %.0f MB.\n",
 		args, time.Now().UTC().Format("2006-01-02 15:04 UTC"), firstLine(ctx, b.programs.edgeprep[0], "version"), b.rounds, b.round,
 		grep("/proc/cpuinfo", "model name"), runtime.NumCPU(), grep("/proc/meminfo", "MemTotal"), unix.ByteSliceToString(u.Release[:]), runtime.Version(),
-		load, loadAverage(), firstLine(ctx, b.programs.nginx, "-v"), firstLine(ctx, b.programs.distribution, "--version"),
+		load, loadAverage(), lastWord(firstLine(ctx, b.programs.nginx, "-v"), "/"), lastWord(firstLine(ctx, b.programs.distribution, "--version"), " "),
 		float64(b.img.size())/1e6, float64(b.img.blobs[1].size)/1e6)
 }
 
@@ -181,6 +181,9 @@ func firstLine(ctx context.Context, program, arg string) string {
 	line, _, _ := bytes.Cut(bytes.TrimSpace(out), []byte("\n"))
 	return string(line)
 }
+
+// lastWord is the version at the end of what a program says of itself.
+func lastWord(s, sep string) string { return s[strings.LastIndex(s, sep)+1:] }
 
 func grep(path, key string) string {
 	b, err := os.ReadFile(path)
