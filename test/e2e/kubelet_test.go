@@ -195,27 +195,28 @@ func untilJournal(t *testing.T, n *nspawn.Node, lines int) {
 	t.Helper()
 	before := journalLines(t, n)
 	for start := time.Now(); time.Since(start) < 2*time.Minute; {
-		if journalLines(t, n) >= before+lines {
+		written := 0
+		for file, now := range journalLines(t, n) {
+			written += max(0, now-before[file])
+		}
+		if written >= lines {
 			return
 		}
 	}
-	t.Fatalf("apply wrote less than %d lines of its journal", lines)
+	console, err := os.ReadFile(n.Console())
+	t.Fatalf("apply wrote less than %d lines of its journal\n%s %v", lines, console, err)
 }
 
-func journalLines(t *testing.T, n *nspawn.Node) int {
+// journalLines are the lines of each run's journal.
+func journalLines(t *testing.T, n *nspawn.Node) map[string]int {
 	t.Helper()
-	files, err := filepath.Glob(filepath.Join(n.Root, "/var/lib/edgeprep/journal/*.jsonl"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	lines := 0
-	for _, f := range files {
-		data, err := os.ReadFile(f)
-		if err == nil { // gone: that run is over
-			lines += strings.Count(string(data), "\n")
+	out := map[string]int{}
+	for _, f := range journals(t, n) {
+		if data, err := os.ReadFile(f); err == nil { // gone: that run is over
+			out[f] = strings.Count(string(data), "\n")
 		}
 	}
-	return lines
+	return out
 }
 
 // TestKubeletWithoutARoute: what a node does that has no default route, and that one to nowhere is enough.

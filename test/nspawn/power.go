@@ -35,5 +35,8 @@ func (n *Node) PowerOff(t testing.TB) {
 	}
 }
 
+// Console is the file with what the node said since it was switched on.
+func (n *Node) Console() string { return n.log.Name() }
+
 // ContainerdRoot is the node's /var/lib/containerd, seen from here.
 func (n *Node) ContainerdRoot() string { return filepath.Join(filepath.Dir(n.Root), "containerd") }
