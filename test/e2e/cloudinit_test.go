@@ -26,9 +26,6 @@ upstream = "never"
 allow = ["restart"] # containerd, before kubelet starts
 `
 
-// idleKubelet stands for kubelet where no pod is needed: what counts is when it is started.
-const idleKubelet = "#!/bin/sh\n[ \"$1\" = --version ] && echo Kubernetes v1.36.2 && exit\nexec sleep infinity\n"
-
 // bareNode is a disk image as a person makes one: containerd, kubeadm's files, cloud-init, archives, a seed. No
 // network, no name, no edgeprep.toml.
 func bareNode(t *testing.T, tools string, seedArgs ...string) *nspawn.Node {
@@ -39,7 +36,7 @@ func bareNode(t *testing.T, tools string, seedArgs ...string) *nspawn.Node {
 	} {
 		n.Write(t, "/lib/systemd/system/"+file, text)
 	}
-	n.Write(t, "/usr/bin/kubelet", idleKubelet)
+	n.Write(t, "/usr/bin/kubelet", kubelet)
 	n.Write(t, "/etc/cloud/cloud.cfg.d/99-network.cfg", "network: {config: disabled}\n")
 	n.Write(t, "/etc/containerd/config.toml", containerdConfig)
 	for _, p := range []string{"containerd", "ctr", "containerd-shim-runc-v2"} {

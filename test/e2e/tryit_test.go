@@ -113,6 +113,7 @@ func normalise(s string) string {
 		{` *\(\d+(\.\d+)?s\)`, ""}, // of a step, shown from one second on
 		{`\b\d+(\.\d+)?(ms|s|µs)\b`, "DURATION"},
 		{`@if\d+`, "@if"},
+		{`fe80::[0-9a-f:]+`, "LINK-LOCAL"},
 		{`(?m)^ok +inspect .*\n`, ""},
 		{`\b\d+(\.\d+)? ?[KMG]i?B`, "SIZE"},
 		{`[0-9a-f]{32,}`, "HEX"},
@@ -139,8 +140,8 @@ func buildTools(t *testing.T) string {
 	return dir
 }
 
-// kubelet stands for the program that kubeadm's packages install: it only tells its version.
-const kubelet = "#!/bin/sh\n[ \"$1\" = --version ] && echo Kubernetes v1.36.2\n"
+// kubelet stands for the program that kubeadm's packages install: it tells its version, and runs no pods.
+const kubelet = "#!/bin/sh\n[ \"$1\" = --version ] && echo Kubernetes v1.36.2 && exit\nexec sleep infinity\n"
 
 const kubeletUnit = `[Unit]
 Description=kubelet: The Kubernetes Node Agent
@@ -181,6 +182,7 @@ func shaped(t *testing.T, tools, containerd string) *nspawn.Node {
 		n.Copy(t, filepath.Join(tools, p), "/usr/bin/"+p, 0o755)
 	}
 	n.Copy(t, "snapshot.sh", "/usr/bin/snapshot", 0o755)
+	enable(t, n, "kubelet.service")
 	n.Boot(t)
 	// a default route without a cable, as HST-02 wants it; a kernel without dummy gets a veth pair
 	n.Must(t, `ip link add dummy0 type dummy 2>/dev/null || ip link add dummy0 type veth peer name dummy1 && ip link set dummy1 up
