@@ -18,6 +18,7 @@ e2e: real-servers ## whole nodes: real systemd, containerd, cloud-init, kubelet;
 
 unit:
 	$(GO) test -timeout 20m ./...
+	cd test/helm && $(GO) test -timeout 10m ./... # a module of its own: Helm and the API types of Kubernetes
 
 race: ## the concurrent packages under the race detector
 	$(GO) test -race -short -timeout 10m ./internal/mirror/... ./internal/progress/... ./internal/check/... ./internal/apply/...

@@ -23,7 +23,7 @@ func newMirror(g *globals) *cobra.Command {
 		Short:   "The registry mirror and its cache",
 		Example: "  edgeprep mirror load --cache /srv/cache images/*.tar\n  edgeprep mirror serve --cache /srv/cache --upstream never",
 	}, newMirrorServe(g), newMirrorFill(g), newMirrorLoad(g), newMirrorLs(g), newMirrorVerify(g),
-		newMirrorPrune(g), newMirrorMisses(g), newMirrorExport(g), newMirrorImage(g))
+		newMirrorPrune(g), newMirrorMisses(g), newMirrorExport(g), newMirrorImage(g), newMirrorChart(g))
 }
 
 func cacheFlag(cmd *cobra.Command, cache *string) {

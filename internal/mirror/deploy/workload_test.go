@@ -13,7 +13,7 @@ import (
 	"github.com/edgeprep/edgeprep/internal/resource"
 )
 
-// workloads are the mirrors of the goldens. test/kubernetes decodes those into Kubernetes' own types.
+// workloads are the mirrors of the goldens. test/helm decodes those into Kubernetes' own types.
 func workloads() map[string]Workload {
 	plain := Workload{Service: service(), Form: StaticPod, Image: "edgeprep.local/mirror:0123456789ab"}
 	full := plain
