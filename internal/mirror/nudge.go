@@ -46,11 +46,27 @@ func (p *patience) done(sign bool) {
 	}
 }
 
-// nudge ends a wait that has lasted.
+// nudge ends a wait that has lasted, or will if it lasts on.
 func (p *patience) nudge(after time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.cancel == nil || p.nudges == maxNudges || time.Since(p.since) < after {
+	since := p.since
+	if rest := after - time.Since(since); rest > 0 {
+		time.AfterFunc(rest, func() {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			if p.since.Equal(since) {
+				p.again()
+			}
+		})
+		return
+	}
+	p.again()
+}
+
+// again ends the wait that there is; mu is held.
+func (p *patience) again() {
+	if p.cancel == nil || p.nudges == maxNudges {
 		return
 	}
 	p.nudges++

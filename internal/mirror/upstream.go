@@ -46,7 +46,7 @@ type limits struct {
 func defaultLimits() limits {
 	return limits{
 		dial: 1700 * time.Millisecond, contact: 1800 * time.Millisecond, open: 30 * time.Millisecond, probe: 10 * time.Second,
-		header: 15 * time.Second, stall: 30 * time.Second, answer: 2 * time.Second, retry: 200 * time.Millisecond, nudge: 3 * time.Second,
+		header: 15 * time.Second, stall: 30 * time.Second, answer: 2 * time.Second, retry: 200 * time.Millisecond, nudge: time.Second,
 	}
 }
 
