@@ -3,6 +3,7 @@ package mirror
 import (
 	"bytes"
 	"context"
+	"io"
 	"net/http"
 	"strconv"
 	"strings"
@@ -49,6 +50,7 @@ func TestNewcomerHasASilentUpstreamAskedAgain(t *testing.T) {
 					req := mustRequest(t, srv.URL+path).WithContext(ctx)
 					tr := &http.Transport{DisableKeepAlives: true}
 					if resp, err := tr.RoundTrip(req); err == nil {
+						io.Copy(io.Discard, resp.Body) // until its time is over
 						resp.Body.Close()
 					}
 					cancel()
