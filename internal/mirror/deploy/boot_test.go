@@ -98,7 +98,7 @@ func TestBootOrderWithCloudInit(t *testing.T) {
 	}{{"k3s", k3sBoot()}, {"kubeadm", kubeadmBoot()}} {
 		for _, c := range []struct{ name, unit, old, new, deleted string }{
 			{"as installed", "", "", "", ""},
-			{"apply after cloud-init.target", ApplyUnit, "cloud-config.target", "cloud-init.target", "Job edgeprep-apply.service/start deleted"},
+			{"apply after cloud-init.target", ApplyUnit, "cloud-config.target", "cloud-init.target", "/start deleted"},
 			{"distribution after cloud-final", d.boot.Units[len(d.boot.Units)-1], "After=network-online.target", "After=cloud-final.service", "/start deleted"},
 			{"apply after the distribution", ApplyUnit, "local-fs.target", d.boot.Units[len(d.boot.Units)-1], "/start deleted"},
 		} {
