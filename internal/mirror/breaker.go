@@ -19,9 +19,10 @@ type breaker struct {
 
 	mu     sync.Mutex
 	open   bool
-	good   time.Time // last answer
-	paused time.Time // the upstream asked not to be asked until then
-	sign   *sign     // a probe that runs
+	good   time.Time     // last answer
+	took   time.Duration // how long the last probe took that was answered: a far upstream needs longer
+	paused time.Time     // the upstream asked not to be asked until then
+	sign   *sign         // a probe that runs
 }
 
 // sign is a probe that runs.
@@ -44,7 +45,7 @@ func (b *breaker) ready(ctx context.Context, probe func(context.Context) error) 
 	}
 	wait := b.lim.contact
 	if b.open {
-		wait = b.lim.open
+		wait = min(b.lim.contact, b.lim.open+2*b.took) // else the first pull after an outage is lost on a slow link
 	}
 	s := b.probing(probe)
 	b.mu.Unlock()
@@ -72,12 +73,14 @@ func (b *breaker) probing(probe func(context.Context) error) *sign {
 	s := &sign{done: make(chan struct{})}
 	b.sign = s
 	b.run(func(ctx context.Context) {
+		begin := b.now()
 		s.err = probe(ctx)
 		b.mu.Lock()
 		b.sign = nil
 		b.open = s.err != nil
 		if s.err == nil {
 			b.good = b.now()
+			b.took = b.good.Sub(begin)
 		}
 		b.mu.Unlock()
 		close(s.done)

@@ -181,3 +181,25 @@ func TestNoNetwork(t *testing.T) {
 		t.Errorf("it took %s", d)
 	}
 }
+
+// The first pull after an outage waits for the probe of an upstream that is far away.
+func TestFarUpstreamIsWaitedForAfterAnOutage(t *testing.T) {
+	t.Parallel()
+	const far = 150 * time.Millisecond
+	b := breaker{lim: limits{contact: 10 * time.Second, open: time.Millisecond}, now: time.Now}
+	b.run = func(fn func(context.Context)) { go fn(t.Context()) }
+	probe := func(context.Context) error { time.Sleep(far); return nil }
+	must(t, b.ready(t.Context(), probe))
+	b.trip()
+	if err := b.ready(t.Context(), probe); err != nil {
+		t.Errorf("after an outage: %v", err)
+	}
+	b.trip()
+	hung := make(chan struct{})
+	defer close(hung)
+	start := time.Now()
+	err := b.ready(t.Context(), func(context.Context) error { <-hung; return nil })
+	if took := time.Since(start); err == nil || took >= b.lim.contact {
+		t.Errorf("an upstream that is away held a client for %s: %v", took, err)
+	}
+}

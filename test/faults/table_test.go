@@ -58,7 +58,7 @@ func rows() []row {
 		{"upstream", "429, Retry-After: 1", ofLayer(status(429, "Retry-After", "1")), false, "layer: 404", "not measured"},
 		{"upstream", "reset", ofLayer(reset), false, "layer: 404", "not measured"},
 		{"upstream", "truncated", ofLayer(short(1 << 20)), false, "layer: cut", "ociregistry: 500; distribution, nginx: cut; zot: 404, then > 20 s unusable"},
-		{"upstream", "truncated once", ofLayer(once(short(1 << 20))), false, whole, "none resumes"},
+		{"upstream", "truncated once", ofLayer(once(short(1 << 20))), false, whole, "not measured"},
 		{"upstream", "one wrong byte", ofLayer(altered), false, "layer: cut", "**ociregistry, nginx: served for ever**; **distribution: whole and wrong**; zot: 404"},
 		{"upstream", "hang at header", ofLayer(hang(-1)), false, "layer: waits", "ociregistry: blocked until restart; nginx: 120 s; zot: 10 s; distribution recovers"},
 		{"upstream", "hang mid-body", ofLayer(hang(1 << 20)), false, "layer: waits", "ociregistry: blocked until restart; nginx: 120 s; zot: > 20 s; distribution recovers"},
