@@ -518,3 +518,30 @@ func pullOne(t testing.TB, url string, want []byte) {
 		t.Errorf("%s: %s, %d of %d bytes, %v", url, a.Status, len(a.body), len(want), a.err)
 	}
 }
+
+// A blob that was found bad right after it changed is remembered: else the next client would be cut off, too,
+// instead of getting it from the upstream.
+func TestBadBlobThatChangedJustNowIsRemembered(t *testing.T) {
+	t.Parallel()
+	s := open(t, tempDir(t))
+	for name, size := range map[string]int{"small": 100, "large": maxManifest + 1000} {
+		d := digest.Canonical.FromString(name) // not of the content
+		must(t, os.MkdirAll(filepath.Dir(file(s, d.String())), 0o755))
+		for range 5 { // a busy machine may let the tick pass by itself
+			must(t, os.WriteFile(file(s, d.String()), make([]byte, size), 0o644))
+			b, err := s.openBlob(d)
+			if err == nil {
+				err = b.flight.wait(t.Context())
+				b.file.Close()
+			}
+			if !errors.Is(err, errCorrupt) {
+				t.Fatalf("%s: %v", name, err)
+			}
+			key, err := s.stat(blobPath(d))
+			must(t, err)
+			if m, known := s.marks.get(d, key); !known || m.good {
+				t.Errorf("%s: known %v, good %v", name, known, m.good)
+			}
+		}
+	}
+}
