@@ -157,6 +157,10 @@ func faults() map[string]fault {
 		"the mirror runs elsewhere": {check: "REG-16", says: "other nodes", status: StatusUnproven, also: []string{"COLD-02"},
 			inject: func(s *site) { s.env.Mirrors[0].Admin = "" }},
 
+		"there is no default route": {check: "HST-02", says: "none", inject: func(s *site) { s.node.WriteFile("/proc/net/route", "") }},
+		"the boot waits for a network": {check: "HST-06", says: "enabled: waits for", status: StatusWarn, inject: func(s *site) {
+			s.node.UnitState().Add(host.Unit{Name: "systemd-networkd-wait-online.service", Enabled: "enabled"})
+		}},
 		"the mirror is not enabled": {check: "COLD-01", says: "it is not enabled", also: []string{"COLD-02"},
 			inject: func(s *site) { s.node.UnitState().Add(host.Unit{Name: deploy.UnitName, Active: "active"}) }},
 		"the distribution is masked": {check: "COLD-01", says: "it is masked", also: []string{"COLD-03"},
