@@ -241,8 +241,8 @@ func (e *Env) holding(cached func(string) (bool, string)) func(string) coldstart
 		}
 		ok, unknown := cached(r.Name)
 		h.Mirror = ok
-		if !ok && unknown != "" && h.Unknown == "" {
-			h.Unknown = unknown
+		if !ok {
+			h.Asked = unknown
 		}
 		return h
 	}

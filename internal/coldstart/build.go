@@ -46,6 +46,9 @@ type Holding struct {
 	Node    string // where this node has it: "in containerd"; empty: it has not
 	Mirror  bool   // the mirror has it, complete
 	Unknown string // why nothing is known; empty: it is
+	// Asked is why it is not known whether the mirror has it. What the mirror itself waits for is no help there,
+	// whatever it has.
+	Asked string
 }
 
 const (
@@ -189,6 +192,9 @@ func (b *builder) image(ref string, always bool) string {
 		s.needs(mirrorID)
 	case h.Unknown != "":
 		s.State, s.Detail = Unknown, h.Unknown
+	case h.Asked != "" && (h.Node == "" || always):
+		s.State, s.Detail = Unknown, h.Asked
+		s.needs(mirrorID)
 	case always && h.Node != "":
 		s.State, s.Detail = Missing, "the mirror has not got it, and the pull policy Always asks a registry although the node has it"
 	default:

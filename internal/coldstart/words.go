@@ -13,7 +13,11 @@ func Words(chain []*Step) string {
 		before := chain[i]
 		switch {
 		case before.Kind == KindImage && s.Kind == KindMirror:
-			b.WriteString(", which only " + s.Label + " has")
+			has := " has"
+			if before.State == Unknown {
+				has = " could have"
+			}
+			b.WriteString(", which only " + s.Label + has)
 		case i == 0:
 			b.WriteString(" waits for " + s.Label)
 		default:
