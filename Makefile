@@ -5,7 +5,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS  = -s -w -X main.version=$(VERSION)
 LINT     = $(BIN)/golangci-lint
 
-.PHONY: build test e2e unit race lint docs bench bench-mirror soak fuzz real-servers clean
+.PHONY: build test e2e e2e-cluster unit race lint docs bench bench-mirror soak fuzz real-servers clean
 
 build: ## one static binary: bin/edgeprep
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/edgeprep ./cmd/edgeprep
@@ -15,6 +15,10 @@ test: real-servers unit race ## everything this machine can run
 e2e: real-servers ## whole nodes: real systemd, containerd, cloud-init, kubelet; root on Debian
 	@if [ "$$(id -u)" = 0 ]; then $(GO) run ./test/build -what kubelet; fi
 	EDGEPREP_E2E=1 $(GO) test -timeout 30m -count=1 -v ./test/e2e/...
+
+e2e-cluster: real-servers ## a node with a whole Kubernetes and the mirror in it; root on Debian, not in CI: builds for 15 minutes
+	$(GO) run ./test/build -what kubelet,kubernetes,cluster
+	EDGEPREP_E2E=1 EDGEPREP_E2E_CLUSTER=1 $(GO) test -timeout 60m -count=1 -v -run InItsOwnCluster ./test/e2e
 
 unit:
 	$(GO) test -timeout 20m ./...

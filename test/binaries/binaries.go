@@ -30,7 +30,15 @@ type Target struct {
 type program struct {
 	pkg  string // import path
 	tags string
-	test bool // the package's tests are the program
+	test bool   // the package's tests are the program
+	name string // of the program; empty: the last element of pkg
+}
+
+func (p program) file() string {
+	if p.name != "" {
+		return p.name
+	}
+	return filepath.Base(p.pkg)
 }
 
 // A containerd without C, as its own static release does it; the shim leaves gRPC out as upstream's Makefile
@@ -49,6 +57,8 @@ func Targets() []Target {
 		conformance("conformance-suite", false),
 		conformance("conformance-ginkgo", true),
 		kubernetes("kubelet", "kubelet"),
+		kubernetes("kubernetes", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy", "kubectl"),
+		cluster(),
 	}
 }
 
@@ -60,7 +70,17 @@ func kubernetes(name string, programs ...string) Target {
 		ldflags: "-s -w -X k8s.io/component-base/version.gitVersion=vVERSION -X k8s.io/client-go/pkg/version.gitVersion=vVERSION",
 	}
 	for _, p := range programs {
-		t.programs = append(t.programs, program{module + "/cmd/" + p, "osusergo,netgo", false})
+		t.programs = append(t.programs, program{pkg: module + "/cmd/" + p, tags: "osusergo,netgo"})
+	}
+	return t
+}
+
+// cluster is what a Kubernetes needs besides its own programs.
+func cluster() Target {
+	const etcd, cni = "go.etcd.io/etcd/server/v3", "github.com/containernetworking/plugins/plugins/"
+	t := Target{Name: "cluster", Dir: "test/cluster", Module: etcd, programs: []program{{pkg: etcd, name: "etcd"}}, ldflags: "-s -w"}
+	for _, p := range []string{"ipam/host-local", "main/bridge", "main/loopback"} {
+		t.programs = append(t.programs, program{pkg: cni + p})
 	}
 	return t
 }
@@ -69,9 +89,9 @@ func containerd(name, dir, module string) Target {
 	return Target{
 		Name: name, Dir: dir, Module: module,
 		programs: []program{
-			{module + "/cmd/containerd", tags, false},
-			{module + "/cmd/ctr", tags, false},
-			{module + "/cmd/containerd-shim-runc-v2", shimTags, false},
+			{pkg: module + "/cmd/containerd", tags: tags},
+			{pkg: module + "/cmd/ctr", tags: tags},
+			{pkg: module + "/cmd/containerd-shim-runc-v2", tags: shimTags},
 		},
 		ldflags: "-s -w -X " + module + "/version.Version=VERSION",
 	}
@@ -82,7 +102,7 @@ func distribution() Target {
 	const module = "github.com/distribution/distribution/v3"
 	return Target{
 		Name: "distribution", Dir: "test/distribution", Module: module,
-		programs: []program{{module + "/cmd/registry", tags, false}},
+		programs: []program{{pkg: module + "/cmd/registry", tags: tags}},
 		ldflags:  "-s -w -X " + module + "/version.version=VERSION",
 	}
 }
@@ -91,7 +111,7 @@ func distribution() Target {
 // ginkgo suite before it, which is a package of tests. Both are versions of one module.
 func conformance(name string, test bool) Target {
 	const module = "github.com/opencontainers/distribution-spec/conformance"
-	return Target{Name: name, Dir: "test/" + name, Module: module, programs: []program{{module, "", test}}}
+	return Target{Name: name, Dir: "test/" + name, Module: module, programs: []program{{pkg: module, test: test}}}
 }
 
 // Lookup finds a target by name.
@@ -195,14 +215,14 @@ func (t Target) compile(ctx context.Context, root, out string, p program, log io
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(log, "building %s %s\n", filepath.Base(p.pkg), v)
+	fmt.Fprintf(log, "building %s %s\n", p.file(), v)
 	verb := []string{"build"}
 	if p.test {
 		verb = []string{"test", "-c"}
 	}
 	cmd := exec.CommandContext(ctx, "go", append(verb, "-p", "2", "-trimpath", "-buildvcs=false",
 		"-tags", p.tags, "-ldflags", strings.ReplaceAll(t.ldflags, "VERSION", v),
-		"-o", filepath.Join(out, filepath.Base(p.pkg)), p.pkg)...)
+		"-o", filepath.Join(out, p.file()), p.pkg)...)
 	cmd.Dir = filepath.Join(root, t.Dir)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=", "GOWORK=off")
 	cmd.Stdout, cmd.Stderr = log, log

@@ -118,9 +118,9 @@ WantedBy=multi-user.target
 
 // kubeadmNode makes a node on which kubeadm has been: containerd 2.4, kubelet with kubeadm's files, no API
 // server, and no network but a dummy default route. It is not booted.
-func kubeadmNode(t *testing.T, tools, name string) *nspawn.Node {
+func kubeadmNode(t *testing.T, tools, name string, packages ...string) *nspawn.Node {
 	t.Helper()
-	n := nspawn.New(t, name)
+	n := node(t, name, packages)
 	for _, p := range []string{"containerd", "ctr", "containerd-shim-runc-v2"} {
 		n.Bind(t, filepath.Join(programs(t, "containerd-2.4"), p), "/usr/bin/"+p)
 	}
@@ -145,6 +145,14 @@ func kubeadmNode(t *testing.T, tools, name string) *nspawn.Node {
 	n.Write(t, "/etc/kubernetes/kubelet.conf", "# kubeadm has been here\n")
 	mkdir(t, n, manifests)
 	return n
+}
+
+func node(t *testing.T, name string, packages []string) *nspawn.Node {
+	t.Helper()
+	if len(packages) == 0 {
+		return nspawn.New(t, name)
+	}
+	return nspawn.With(t, name, packages...)
 }
 
 func enable(t *testing.T, n *nspawn.Node, unit string) {
