@@ -83,11 +83,14 @@ func TestMirrorKilledWhileServing(t *testing.T) {
 	n.Boot(t)
 	untilReady(t, n)
 	for i, image := range images {
-		pid := strings.TrimSpace(n.Must(t, "systemctl show --value -p MainPID edgeprep-mirror.service"))
+		pid := outside(t, strings.TrimSpace(n.Must(t, "systemctl show --value -p MainPID edgeprep-mirror.service")))
 		name := fmt.Sprintf("large-%d", i)
 		runPod(t, n, name, image, "IfNotPresent")
 		arrived := untilArriving(t, n, large/16)
-		n.Must(t, "kill -9 "+pid)
+		// From outside: until a shell in the node has come to it, all may have arrived.
+		if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
 		killed := monotonic(t)
 		if got := arriving(t, n); got == 0 || got >= large {
 			t.Fatalf("killed too late to matter: %d bytes had arrived, %d before the kill", got, arrived)
@@ -105,6 +108,32 @@ func TestMirrorKilledWhileServing(t *testing.T) {
 	}
 	t.Logf("%s", n.Must(t, "edgeprep mirror verify --cache "+cache))
 	n.Must(t, "test -z \"$(ls "+cache+"/quarantine 2>/dev/null)\"")
+}
+
+// outside finds the mirror that has a process id in its node among this machine's processes.
+func outside(t *testing.T, inside string) int {
+	t.Helper()
+	all, err := filepath.Glob("/proc/[0-9]*/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range all {
+		status, _ := os.ReadFile(file) // gone: not it
+		_, ids, _ := strings.Cut(string(status), "\nNSpid:")
+		ids, _, _ = strings.Cut(ids, "\n")
+		cmdline, _ := os.ReadFile(filepath.Join(filepath.Dir(file), "cmdline"))
+		f := strings.Fields(ids)
+		if len(f) < 2 || f[len(f)-1] != inside || !strings.Contains(string(cmdline), "mirror\x00serve") {
+			continue
+		}
+		pid, err := strconv.Atoi(f[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		return pid
+	}
+	t.Fatalf("no mirror is process %s of a node", inside)
+	return 0
 }
 
 // untilReady waits for kubelet and gives the seconds from the start of the node's systemd.
