@@ -50,7 +50,8 @@ func BenchmarkBlob(b *testing.B) {
 // BenchmarkManifestHandler is the part of a manifest request that is ours.
 func BenchmarkManifestHandler(b *testing.B) {
 	s, _ := loaded(b)
-	h := NewHandler(s, HandlerOptions{})
+	s.hits = newHits(lookAgain)
+	h := NewHandler(s, HandlerOptions{uses: newUses()})
 	r, err := http.NewRequestWithContext(b.Context(), http.MethodGet, "/v2/library/edge-web/manifests/1.0?ns=docker.io", http.NoBody)
 	if err != nil {
 		b.Fatal(err)
