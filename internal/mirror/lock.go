@@ -31,7 +31,11 @@ func (s *Store) lock(ctx context.Context, how int, wait time.Duration) (release 
 	if err != nil {
 		return nil, fmt.Errorf("lock the cache: %w", err)
 	}
-	release = func() { f.Close() }
+	release = func() {
+		// Unlocked, not only closed: a program that is being started has a copy of the descriptor for a moment.
+		unix.Flock(int(f.Fd()), unix.LOCK_UN) //nolint:errcheck,gosec // closing unlocks too; a descriptor fits
+		f.Close()
+	}
 	start := time.Now()
 	for {
 		err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB) //nolint:gosec // a descriptor fits
