@@ -261,6 +261,8 @@ func (p *partial) remove() {
 // close releases the lock.
 func (p *partial) close() {
 	if p.file != nil {
+		// A program that is being started just now holds what is open until its exec: unlock at once.
+		unix.Flock(int(p.file.Fd()), unix.LOCK_UN) //nolint:errcheck,gosec // closing unlocks too; a descriptor fits
 		p.file.Close()
 		p.file = nil
 	}

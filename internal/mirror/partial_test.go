@@ -166,6 +166,26 @@ func TestTwoWritersOfOneBlob(t *testing.T) {
 	eventually(t, func() bool { left, _ := filepath.Glob(s.path(dirTmp) + "/*"); return len(left) == 0 })
 }
 
+// A program that is being started has copies of all descriptors until its exec: what was closed is free anyway.
+func TestClosedPartialIsFreeWhileAProgramStarts(t *testing.T) {
+	t.Parallel()
+	_, layer := large(t, 1<<20)
+	d := digest.Digest(layer)
+	s := open(t, tempDir(t))
+	w, err := s.writer()
+	must(t, err)
+	defer w.close()
+	p := w.partial(t.Context(), d, "a")
+	must(t, p.create())
+	forked, err := syscall.Dup(int(p.file.Fd()))
+	must(t, err)
+	defer syscall.Close(forked)
+	name := p.name
+	p.close()
+	must(t, p.take(name))
+	p.remove()
+}
+
 func TestSweepKeepsWhatCanBeGoneOnWith(t *testing.T) {
 	t.Parallel()
 	_, layer := large(t, 1<<20)

@@ -1,7 +1,6 @@
 package clients
 
 import (
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -12,18 +11,14 @@ import (
 
 	"github.com/edgeprep/edgeprep/internal/mirror"
 	"github.com/edgeprep/edgeprep/test/edgeprep"
+	"github.com/edgeprep/edgeprep/test/ports"
 )
 
 // systemd holds the sockets and starts the mirror with the first connection, which is answered.
 func TestSocketActivation(t *testing.T) {
 	t.Parallel()
 	need(t, "systemd-socket-activate")
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := l.Addr().String()
-	l.Close()
+	addr := ports.Free(t)
 	dir, err := os.MkdirTemp("", "epact-") // a socket's path is short
 	if err != nil {
 		t.Fatal(err)

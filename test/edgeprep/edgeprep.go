@@ -5,7 +5,6 @@ package edgeprep
 import (
 	"bytes"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -18,6 +17,7 @@ import (
 	"time"
 
 	"github.com/edgeprep/edgeprep/test/binaries"
+	"github.com/edgeprep/edgeprep/test/ports"
 )
 
 // built is the program of this test binary.
@@ -110,7 +110,7 @@ func Serve(t testing.TB, o Options) *Mirror {
 	t.Helper()
 	dir := t.TempDir()
 	m := &Mirror{
-		Addr: freePort(t), Cache: o.Cache, Site: filepath.Join(dir, "edgeprep.toml"), Args: o.Args,
+		Addr: ports.Free(t), Cache: o.Cache, Site: filepath.Join(dir, "edgeprep.toml"), Args: o.Args,
 		t: t, wrap: o.Wrap, log: filepath.Join(dir, "log"), client: &http.Client{Transport: &http.Transport{}},
 	}
 	if m.Cache == "" {
@@ -146,16 +146,6 @@ func site(o Options) string {
 		fmt.Fprintf(&b, "[[upstream]]\nhost = %q\nurl = %q\n", h, o.Upstreams[h])
 	}
 	return b.String() + o.Site
-}
-
-func freePort(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // Start starts it again on the same cache and port, and returns when it answers. Args may have been changed.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/edgeprep/edgeprep/internal/preload/imagetest"
+	"github.com/edgeprep/edgeprep/test/ports"
 )
 
 // origin is a registry with faults, on a port that it keeps while it is down.
@@ -37,10 +38,7 @@ type fault func(o *origin, w http.ResponseWriter, r *http.Request, ref string) b
 func newOrigin(t testing.TB, set *imagetest.Set) *origin {
 	t.Helper()
 	o := &origin{set: set, token: -1, gone: make(chan struct{})}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := ports.Listen(t) // it goes down and up again
 	o.addr = l.Addr().String()
 	o.serve(l)
 	t.Cleanup(o.down)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"os"
 	"strconv"
@@ -18,6 +17,7 @@ import (
 
 	"github.com/edgeprep/edgeprep/internal/preload/imagetest"
 	"github.com/edgeprep/edgeprep/test/edgeprep"
+	"github.com/edgeprep/edgeprep/test/ports"
 )
 
 func soakFor() time.Duration {
@@ -57,7 +57,7 @@ func TestSoak(t *testing.T) {
 		dir = t.TempDir()
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	metrics := freeAddr(t)
+	metrics := ports.Free(t)
 	m := edgeprep.Serve(t, edgeprep.Options{Cache: dir, Upstreams: map[string]string{"up.test": "http://" + o.addr}, Args: []string{"--metrics", metrics}})
 	measure := func() gauge { return gaugeOf(t, m.Pid(), metrics) }
 	idle := measure()
@@ -184,16 +184,6 @@ func forgetSome(dir string, set *imagetest.Set, i int) {
 
 // gauge is what a mirror holds.
 type gauge struct{ anon, goroutines, files int }
-
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
 
 func gaugeOf(t *testing.T, pid int, metrics string) gauge {
 	t.Helper()

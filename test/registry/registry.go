@@ -8,7 +8,6 @@ package registry
 import (
 	"bytes"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -18,6 +17,7 @@ import (
 	"time"
 
 	"github.com/edgeprep/edgeprep/test/binaries"
+	"github.com/edgeprep/edgeprep/test/ports"
 )
 
 // Registry is a running distribution. It takes pushes and deletes from everybody.
@@ -72,7 +72,7 @@ func Start(t testing.TB, opts ...Option) *Registry {
 		o.dir = t.TempDir()
 	}
 	r := &Registry{Dir: o.dir, t: t, bin: program(t), client: &http.Client{Transport: &http.Transport{}}}
-	r.Addr = freePort(t)
+	r.Addr = ports.Free(t)
 	r.URL = "http://" + r.Addr
 	text := fmt.Sprintf(config, filepath.Join(r.Dir, "data"), r.Addr)
 	if o.edit != nil {
@@ -111,17 +111,6 @@ func program(t testing.TB) string {
 	}
 	t.Skip("needs a real registry: " + err.Error())
 	return ""
-}
-
-// freePort is an address that nobody listens at now.
-func freePort(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // Start starts it again on the same data and port, and returns when it answers.
