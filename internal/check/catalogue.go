@@ -5,7 +5,14 @@ package check
 func Catalogue() []Check {
 	var all []Check
 	for _, group := range [][]Check{
-		imageChecks(), contentChecks(), archiveChecks(), registryChecks(), mirrorChecks(), coldChecks(), bootChecks(), {egressCheck()},
+		imageChecks(),
+		contentChecks(),
+		archiveChecks(),
+		registryChecks(),
+		mirrorChecks(),
+		coldChecks(),
+		bootChecks(),
+		{egressCheck()},
 	} {
 		all = append(all, group...)
 	}

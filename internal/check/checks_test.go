@@ -41,7 +41,7 @@ func TestHealthyNodesPassAndAreNotTouched(t *testing.T) {
 func TestFaults(t *testing.T) {
 	t.Parallel()
 	tpl := newTemplate(t)
-	for name, f := range faults() {
+	for name, f := range faults(t) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			make := f.make
@@ -85,7 +85,7 @@ func said(r Result, text string) bool {
 func TestEveryCheckHasAFault(t *testing.T) {
 	t.Parallel()
 	covered := map[string]bool{"TAR-10": true, "MIR-04": true} // tests of their own below
-	for _, f := range faults() {
+	for _, f := range faults(t) {
 		covered[f.check] = true
 	}
 	for _, c := range Catalogue() {

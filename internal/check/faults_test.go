@@ -25,7 +25,24 @@ type fault struct {
 
 func k3sStarted(t *testing.T, tpl template) *site { return k3sSite(t, tpl, true) }
 
-func faults() map[string]fault {
+// faults are those of every group; a name is used once.
+func faults(t *testing.T) map[string]fault {
+	t.Helper()
+	all := map[string]fault{}
+	for _, group := range []func() map[string]fault{
+		firstFaults,
+	} {
+		for name, f := range group() {
+			if _, ok := all[name]; ok {
+				t.Fatalf("two faults are named %q", name)
+			}
+			all[name] = f
+		}
+	}
+	return all
+}
+
+func firstFaults() map[string]fault {
 	return map[string]fault{
 		"a record is gone": {check: "CRI-10", says: "absent as " + imagetest.APIName, also: []string{"CRI-02"},
 			inject: func(s *site) { s.removeImage(imagetest.APIName) }},
