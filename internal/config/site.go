@@ -144,9 +144,9 @@ type Checklist struct {
 	Profile      string   `toml:"profile"`
 	Out          string   `toml:"out"`           // default /var/lib/edgeprep/reports
 	EgressProbes []string `toml:"egress_probes"` // host:port that must not be reachable
-	Ship         string   `toml:"ship"`          // date
-	PowerOn      string   `toml:"power_on"`      // date
-	Mission      string   `toml:"mission"`       // length, "180d"
+	Ship         string   `toml:"ship"`          // date on which the box is closed
+	PowerOn      string   `toml:"power_on"`      // date on which the node is switched on at its site; default: ship
+	Mission      string   `toml:"mission"`       // how long it then works without a visit: "180d", "26w"
 	Waive        []Waiver `toml:"waive"`
 }
 

@@ -303,11 +303,7 @@ func (p *problems) rest(s *Site) {
 			p.at("CFG-011", fmt.Sprintf("checklist.egress_probes[%d]", i), fmt.Sprintf("%q is not HOST:PORT", e), "", `egress_probes = ["1.1.1.1:443"]`)
 		}
 	}
-	for _, d := range [][2]string{{"checklist.ship", s.Checklist.Ship}, {"checklist.power_on", s.Checklist.PowerOn}} {
-		if _, err := time.Parse(time.DateOnly, d[1]); d[1] != "" && err != nil {
-			p.at("CFG-015", d[0], fmt.Sprintf("%q is not a date", d[1]), "", `"2026-12-24"`)
-		}
-	}
+	p.dates(&s.Checklist)
 	for i, w := range s.Checklist.Waive {
 		if _, err := time.Parse(time.DateOnly, w.Until); w.ID == "" || w.Reason == "" || w.Owner == "" || err != nil {
 			p.at("CFG-021", fmt.Sprintf("checklist.waive[%d]", i), "a waiver needs id, reason, owner and until (a date)", "it stands in every report until it expires",
