@@ -63,6 +63,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": exits, "locked": locked, "same": same, "flip": flip, "cut": cut, "mklink": link, "subst": subst,
+			"validates": validates,
 		},
 	})
 }

@@ -90,20 +90,20 @@ const DefaultTimeout = 30 * time.Second
 
 // Finding is what a check says about one subject.
 type Finding struct {
-	Status   Status `json:"status"`
-	Subject  string `json:"subject"` // a reference, file, endpoint, file system
-	Expected string `json:"expected,omitempty"`
-	Observed string `json:"observed,omitempty"`
-	Source   string `json:"source,omitempty"` // file:line, API call or command that showed it
-	Remedy   Remedy `json:"remedy,omitzero"`
-	Reason   string `json:"reason,omitempty"` // why it is skip, unproven or error
+	Status   Status `json:"status"`             // of this subject
+	Subject  string `json:"subject"`            // a reference, file, endpoint, file system
+	Expected string `json:"expected,omitempty"` // what should be there
+	Observed string `json:"observed,omitempty"` // what is there
+	Source   string `json:"source,omitempty"`   // file:line, API call or command that showed it
+	Remedy   Remedy `json:"remedy,omitzero"`    // what to do
+	Reason   string `json:"reason,omitempty"`   // why it is skip, unproven or error
 	// Deferred: a skip whose proof is still owed, as opposed to one that is not applicable here.
 	Deferred bool `json:"deferred,omitempty"`
 }
 
 // Remedy is what to do about a finding.
 type Remedy struct {
-	Text    string `json:"text,omitempty"`
+	Text    string `json:"text,omitempty"`    // in words
 	Command string `json:"command,omitempty"` // can be typed as it stands
 }
 
@@ -120,23 +120,23 @@ func (r Remedy) String() string {
 
 // Result is the outcome of one check.
 type Result struct {
-	ID         string      `json:"id"`
-	Title      string      `json:"title"`
-	Severity   Severity    `json:"severity"`
-	Scope      Scope       `json:"scope"`
-	Status     Status      `json:"status"` // the gravest of the findings
-	Findings   []Finding   `json:"findings"`
+	ID         string      `json:"id"`                 // of the catalogue: docs/checks.md
+	Title      string      `json:"title"`              // what is true when it passes
+	Severity   Severity    `json:"severity"`           // what a failure means
+	Scope      Scope       `json:"scope"`              // where it can be proven
+	Status     Status      `json:"status"`             // the gravest of the findings
+	Findings   []Finding   `json:"findings"`           // one per subject, never empty
 	CausedBy   []string    `json:"causedBy,omitempty"` // failed checks that this one's failure follows from
-	Waived     *Waiver     `json:"waived,omitempty"`
-	Egress     EgressState `json:"egress"` // during the run that it was part of
-	DurationMS int64       `json:"durationMs"`
+	Waived     *Waiver     `json:"waived,omitempty"`   // the failure is accepted
+	Egress     EgressState `json:"egress"`             // during the run that it was part of
+	DurationMS int64       `json:"durationMs"`         // how long the check took, in ms
 }
 
 // Waiver is an accepted failure.
 type Waiver struct {
-	Reason string `json:"reason"`
-	Owner  string `json:"owner"`
-	Until  string `json:"until,omitempty"`
+	Reason string `json:"reason"`          // why it is accepted
+	Owner  string `json:"owner"`           // who accepts it
+	Until  string `json:"until,omitempty"` // last day, YYYY-MM-DD; empty: no end
 }
 
 // Owed says whether a proof is missing: something unproven or deferred.

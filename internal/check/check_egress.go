@@ -34,7 +34,7 @@ func runEgress(_ context.Context, e *Env) []Finding {
 	}
 	switch got.State {
 	case EgressCut:
-		return []Finding{pass("egress", "every probe failed in every sample", source)}
+		return closedProbes(got.Probes, pass("egress", "every probe failed in every sample", source))
 	case EgressOpen:
 		return openProbes(got.Probes, again)
 	}
@@ -55,6 +55,17 @@ func openProbes(probes []Probe, again Remedy) []Finding {
 			Status: StatusUnproven, Subject: p.Target, Expected: "not reachable", Observed: p.Last,
 			Source: p.How, Remedy: again, Reason: "reachable " + p.How + ": a result with a network proves nothing about the node without one",
 		})
+	}
+	return out
+}
+
+// closedProbes lists each way out that was tried, so that the record shows what "cut" rests on.
+func closedProbes(probes []Probe, all Finding) []Finding {
+	out := []Finding{all}
+	for _, p := range probes {
+		f := pass(p.Target, p.Last, fmt.Sprintf("%s, %d tries", p.How, p.Tries))
+		f.Expected = "not reachable"
+		out = append(out, f)
 	}
 	return out
 }

@@ -23,18 +23,18 @@ const (
 
 // Egress is what was seen of the way out while the checks ran.
 type Egress struct {
-	State   EgressState `json:"state"`
+	State   EgressState `json:"state"`            // over the whole run
 	Reason  string      `json:"reason,omitempty"` // why it is not "cut"
-	Samples int         `json:"samples"`
-	Probes  []Probe     `json:"probes,omitempty"`
+	Samples int         `json:"samples"`          // how often every probe was tried
+	Probes  []Probe     `json:"probes,omitempty"` // every way out that was tried
 }
 
 // Probe is one address that must not be reachable, and what came of trying.
 type Probe struct {
-	Target  string `json:"target"` // host:port
-	How     string `json:"how"`    // "by name", "at 192.0.2.1 (recorded)", "through proxy 192.0.2.9:3128 (…)"
-	Tries   int    `json:"tries"`
-	Reached int    `json:"reached"`
+	Target  string `json:"target"`         // host:port
+	How     string `json:"how"`            // "by name", "at 192.0.2.1 (recorded)", "through proxy 192.0.2.9:3128 (…)"
+	Tries   int    `json:"tries"`          // connects that were tried
+	Reached int    `json:"reached"`        // of them: somebody answered
 	Last    string `json:"last,omitempty"` // the last error, or what answered
 }
 

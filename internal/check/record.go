@@ -9,30 +9,30 @@ import (
 
 // Tool is the edgeprep that ran.
 type Tool struct {
-	Version string `json:"version"`
+	Version string `json:"version"`          // as edgeprep version prints it
 	SHA256  string `json:"sha256,omitempty"` // of the program, hex
 }
 
 // Input is a file that a run was about.
 type Input struct {
-	Name   string `json:"name"` // "configuration", "archive", "required"
-	Path   string `json:"path"`
-	Size   int64  `json:"size"`
+	Name   string `json:"name"`             // "configuration", "archive", "required"
+	Path   string `json:"path"`             // on the node
+	Size   int64  `json:"size"`             // in bytes
 	SHA256 string `json:"sha256,omitempty"` // hex; empty: it could not be read
 }
 
 // ImageRecord is an image that containerd has.
 type ImageRecord struct {
-	Name   string `json:"name"`
-	Digest string `json:"digest"`
-	Pinned bool   `json:"pinned,omitempty"`
+	Name   string `json:"name"`             // reference, with tag or digest
+	Digest string `json:"digest"`           // of its manifest or index
+	Pinned bool   `json:"pinned,omitempty"` // kubelet does not collect it
 }
 
 // Drift is one thing that is not as it was when the node left.
 type Drift struct {
-	What    string `json:"what"`
-	Was     string `json:"was"`
-	Is      string `json:"is"`
+	What    string `json:"what"`    // "image NAME", "file PATH", "check ID", ...
+	Was     string `json:"was"`     // when the node left
+	Is      string `json:"is"`      // now
 	Matters bool   `json:"matters"` // it can keep the node from working
 }
 

@@ -23,57 +23,57 @@ const (
 
 // Report is the outcome of a run. Its JSON form is the record that is kept.
 type Report struct {
-	Schema   int           `json:"schema"`
-	Started  time.Time     `json:"started"`
-	Finished time.Time     `json:"finished"`
-	Site     string        `json:"site,omitempty"`
-	Node     Identity      `json:"node"`
-	Tool     Tool          `json:"tool,omitzero"`
+	Schema   int           `json:"schema"`           // version of this form: 1
+	Started  time.Time     `json:"started"`          // by the clock of the node, UTC
+	Finished time.Time     `json:"finished"`         // by the clock of the node, UTC
+	Site     string        `json:"site,omitempty"`   // [site] name of edgeprep.toml
+	Node     Identity      `json:"node"`             // which node this was
+	Tool     Tool          `json:"tool,omitzero"`    // the edgeprep that ran
 	Person   string        `json:"person,omitempty"` // who ran it
 	Inputs   []Input       `json:"inputs,omitempty"` // the files that it was about
 	Images   []ImageRecord `json:"images,omitempty"` // what containerd has
-	// Against is the earlier record that Drift compares with.
+	// Against names the earlier record that is compared with.
 	Against string  `json:"against,omitempty"`
-	Drift   []Drift `json:"drift,omitempty"`
-	Profile Profile `json:"profile"`
-	Deep    bool    `json:"deep,omitempty"`
-	Strict  bool    `json:"strict,omitempty"`
+	Drift   []Drift `json:"drift,omitempty"`   // what changed since that record
+	Profile Profile `json:"profile"`           // the occasion: it picks the checks
+	Deep    bool    `json:"deep,omitempty"`    // content was hashed again, not believed by size and time
+	Strict  bool    `json:"strict,omitempty"`  // warnings and missing proofs gave exit code 4
 	Partial bool    `json:"partial,omitempty"` // only named checks were run
-	Verdict Verdict `json:"verdict"`
+	Verdict Verdict `json:"verdict"`           // what came of it
 	// Missing says what keeps the verdict from PASS, one line each, most important first.
 	Missing []Missing `json:"missing,omitempty"`
-	Egress  Egress    `json:"egress"`
-	Counts  Counts    `json:"counts"`
-	Results []Result  `json:"results"`
+	Egress  Egress    `json:"egress"`  // what was seen of the ways out
+	Counts  Counts    `json:"counts"`  // checks by status
+	Results []Result  `json:"results"` // one per check, in the order of the catalogue
 }
 
 // Identity says which node was checked.
 type Identity struct {
-	Hostname  string `json:"hostname"`
-	MachineID string `json:"machineId,omitempty"`
-	BootID    string `json:"bootId,omitempty"`
-	Distro    string `json:"distro"`
-	Version   string `json:"version,omitempty"`
-	Role      string `json:"role"`
-	Platform  string `json:"platform"`
-	Live      bool   `json:"live"` // false: a mounted image or directory
+	Hostname  string `json:"hostname"`            // as the kernel says
+	MachineID string `json:"machineId,omitempty"` // of /etc/machine-id
+	BootID    string `json:"bootId,omitempty"`    // changes with each boot
+	Distro    string `json:"distro"`              // id of the descriptor that matched
+	Version   string `json:"version,omitempty"`   // of the distribution, as it calls it
+	Role      string `json:"role"`                // server, agent, ...
+	Platform  string `json:"platform"`            // "linux/amd64"
+	Live      bool   `json:"live"`                // false: a mounted image or directory
 }
 
 // Missing is one thing between a node and PASS.
 type Missing struct {
 	IDs  []string `json:"ids,omitempty"` // of the checks that lack it; empty when it is about the whole run
-	Text string   `json:"text"`
+	Text string   `json:"text"`          // what to do, or why the proof is missing
 }
 
 // Counts are the numbers of checks by status.
 type Counts struct {
-	Pass     int `json:"pass"`
-	Warn     int `json:"warn"`
-	Fail     int `json:"fail"`
-	Skip     int `json:"skip"`
-	Unproven int `json:"unproven"`
-	Error    int `json:"error"`
-	Waived   int `json:"waived"` // of those above
+	Pass     int `json:"pass"`     // every finding passed
+	Warn     int `json:"warn"`     // something needs a decision
+	Fail     int `json:"fail"`     // what must be true is not
+	Skip     int `json:"skip"`     // not applicable, or deferred
+	Unproven int `json:"unproven"` // looked, but what was seen proves nothing
+	Error    int `json:"error"`    // could not run
+	Waived   int `json:"waived"`   // of those above
 }
 
 func (c *Counts) add(r Result) {

@@ -2,12 +2,14 @@ package report_test
 
 import (
 	"bytes"
-	"encoding/xml"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/joshdk/go-junit"
 
 	"github.com/edgeprep/edgeprep/internal/check"
 	"github.com/edgeprep/edgeprep/internal/report"
@@ -55,23 +57,9 @@ func TestHTMLIsSelfContainedAndInert(t *testing.T) {
 	}
 }
 
-// A JUnit parser reads it, and its numbers are those of its cases.
+// A JUnit parser that others use reads it: every check is a case with its status, and what it says is there.
 func TestJUnitParses(t *testing.T) {
 	t.Parallel()
-	type suites struct {
-		Tests    int `xml:"tests,attr"`
-		Failures int `xml:"failures,attr"`
-		Errors   int `xml:"errors,attr"`
-		Skipped  int `xml:"skipped,attr"`
-		Suites   []struct {
-			Cases []struct {
-				Name    string    `xml:"name,attr"`
-				Failure *struct{} `xml:"failure"`
-				Error   *struct{} `xml:"error"`
-				Skipped *struct{} `xml:"skipped"`
-			} `xml:"testcase"`
-		} `xml:"testsuite"`
-	}
 	all := reports()
 	all["hostile"] = hostile()
 	for name, r := range all {
@@ -79,28 +67,46 @@ func TestJUnitParses(t *testing.T) {
 		if err := report.JUnit(&b, r); err != nil {
 			t.Fatal(err)
 		}
-		var s suites
-		if err := xml.Unmarshal(b.Bytes(), &s); err != nil {
+		suites, err := junit.Ingest(b.Bytes())
+		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
-		tests, failures, broken, skipped := 0, 0, 0, 0
-		for _, x := range s.Suites {
-			for _, c := range x.Cases {
-				tests++
-				switch {
-				case c.Failure != nil:
-					failures++
-				case c.Error != nil:
-					broken++
-				case c.Skipped != nil:
-					skipped++
+		var totals junit.Totals
+		statuses := map[string]junit.Status{}
+		for _, s := range suites {
+			s.Aggregate()
+			totals.Tests, totals.Failed, totals.Error = totals.Tests+s.Totals.Tests, totals.Failed+s.Totals.Failed, totals.Error+s.Totals.Error
+			totals.Skipped += s.Totals.Skipped
+			for _, c := range s.Tests {
+				statuses[strings.TrimPrefix(c.Classname, "edgeprep.")] = c.Status
+				if (c.Status == junit.StatusFailed || c.Status == junit.StatusError) && (c.Message == "" || c.Error == nil || c.SystemErr == "") {
+					t.Errorf("%s: %s fails without saying why: %+v", name, c.Name, c)
 				}
 			}
 		}
-		if tests != len(r.Results) || [4]int{tests, failures, broken, skipped} != [4]int{s.Tests, s.Failures, s.Errors, s.Skipped} {
-			t.Errorf("%s: %d cases of %d checks, %d/%d/%d of %+v", name, tests, len(r.Results), failures, broken, skipped, s)
+		if head := fmt.Sprintf(`tests="%d" failures="%d" errors="%d" skipped="%d"`, totals.Tests, totals.Failed, totals.Error, totals.Skipped); !strings.Contains(b.String(), head) {
+			t.Errorf("%s: the document does not say %s", name, head)
+		}
+		for _, x := range r.Results {
+			if got, want := statuses[x.ID], junitStatus(x); got != want {
+				t.Errorf("%s: %s (%s) is %q to the parser, want %q", name, x.ID, x.Status, got, want)
+			}
 		}
 	}
+}
+
+func junitStatus(x check.Result) junit.Status {
+	switch {
+	case x.Waived != nil:
+		return junit.StatusSkipped
+	case x.Status == check.StatusFail:
+		return junit.StatusFailed
+	case x.Status == check.StatusError:
+		return junit.StatusError
+	case x.Status == check.StatusSkip, x.Status == check.StatusUnproven:
+		return junit.StatusSkipped
+	}
+	return junit.StatusPassed
 }
 
 // What a node says cannot make rows, links or headings in Markdown.

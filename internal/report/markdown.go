@@ -37,6 +37,12 @@ func Markdown(w io.Writer, r check.Report) error {
 			p("| %s | %s | %s%s |", word(x), x.ID, cell(x.Title), remarkCells(x))
 		}
 	}
+	if len(r.Egress.Probes) > 0 {
+		p("\n## Ways out that were tried\n\n| target | how | tries | reached | last answer |\n|---|---|---|---|---|")
+		for _, x := range r.Egress.Probes {
+			p("| %s | %s | %d | %d | %s |", cell(x.Target), cell(x.How), x.Tries, x.Reached, cell(x.Last))
+		}
+	}
 	_, err := io.WriteString(w, b.String())
 	return err
 }
