@@ -22,6 +22,7 @@ type Descriptor struct {
 	Registries RegistriesRule     `toml:"registries" json:"registries"`  //
 	Workload   WorkloadRule       `toml:"workload" json:"workload"`      //
 	Sandbox    SandboxRule        `toml:"sandbox" json:"sandbox"`        //
+	Images     ImagesRule         `toml:"images" json:"images,omitzero"` //
 	Gates      GateRules          `toml:"gates" json:"gates"`            //
 	Notes      []NoteRule         `toml:"note" json:"notes,omitempty"`   //
 	Origin     string             `toml:"-" json:"origin"`               // the file it was read from
@@ -71,9 +72,9 @@ type ConfigRule struct {
 
 // Setting is a value that a node may have in several places.
 type Setting struct {
-	Type    string   `toml:"type" json:"type"` // "path", "string", "bool", "endpoint"
+	Type    string   `toml:"type" json:"type"` // "path", "string", "bool", "endpoint", "list"
 	Default string   `toml:"default" json:"default,omitempty"`
-	From    []Source `toml:"from" json:"from"` // the first that has it wins
+	From    []Source `toml:"from" json:"from"` // the first that has it wins; of a list, all together
 }
 
 // Source is one place of a setting; exactly one of Flags, Env, Keys, File and Exists is set.
@@ -147,8 +148,10 @@ type WorkloadRule struct {
 	NotLoopback      []LoopbackRule `toml:"not_loopback" json:"notLoopback,omitempty"`
 	// StaticPodsAfter must exist before a static pod is written: its presence may stop the distribution's own
 	// installer.
-	StaticPodsAfter string      `toml:"static_pods_after" json:"staticPodsAfter,omitempty"`
-	Brings          []BringRule `toml:"brings" json:"brings,omitempty"`
+	StaticPodsAfter string `toml:"static_pods_after" json:"staticPodsAfter,omitempty"`
+	// APIArgs is the setting, a list, with arguments for an API server that is not a static pod.
+	APIArgs string      `toml:"api_args" json:"apiArgs,omitempty"`
+	Brings  []BringRule `toml:"brings" json:"brings,omitempty"`
 }
 
 // LoopbackRule recognises a node whose service proxy was told otherwise.
@@ -171,6 +174,26 @@ type SandboxRule struct {
 	Prefix   string         `toml:"prefix" json:"prefix,omitempty"` // setting with a registry that is put before it
 	Of       string         `toml:"of" json:"of"`                   // whose version Default goes by: "distribution" or "runtime"
 	Defaults []VersionValue `toml:"default" json:"defaults,omitempty"`
+}
+
+// ImagesRule says which images are the distribution's own.
+type ImagesRule struct {
+	Lists    []string `toml:"lists" json:"lists,omitempty"`       // names of the lists of images that a release comes with
+	Archives []string `toml:"archives" json:"archives,omitempty"` // patterns of names of archives with these images and no others
+	// Own are images that every node may run, where a release has no list: the last part of the name, with a tag
+	// or without, "kube-proxy:{version}".
+	Own []string `toml:"own" json:"own,omitempty"`
+	// Like is the last part of the name of a static pod's image: Own come from the same registry.
+	Like     string         `toml:"like" json:"like,omitempty"`
+	Prefix   string         `toml:"prefix" json:"prefix,omitempty"` // setting with a registry that is put before their names
+	Optional []OptionalRule `toml:"optional" json:"optional,omitempty"`
+}
+
+// OptionalRule names an image that is not needed when a setting says so.
+type OptionalRule struct {
+	Image    string `toml:"image" json:"image"`       // last part of its name
+	Setting  string `toml:"setting" json:"setting"`   //
+	Contains string `toml:"contains" json:"contains"` // of the value
 }
 
 // GateRules say what which version can do. A gate that is not there is closed.

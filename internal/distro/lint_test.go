@@ -69,6 +69,12 @@ func TestLint(t *testing.T) {
 		{"unit name", `name = "k3s.service"`, `name = "../k3s"`, "CFG-104", "not the name of a service", "k3s.service"},
 		{"file name", `id = "k3s"`, `id = "k4s"`, "CFG-104", `id is "k4s", but the file is called k3s.toml`, "call the file"},
 		{"bad id", `id = "k3s"`, `id = "K3S"`, "CFG-104", "lower case", `id = "k3s"`},
+		{"list of images elsewhere", `lists = ["k3s-images.txt"]`, `lists = ["/opt/k3s-images.txt"]`, "CFG-104", "images.lists holds names of files", "without a directory"},
+		{"pattern that is none", `archives = ["k3s-airgap-images-*"]`, `archives = ["k3s-[a"]`, "CFG-104", "images.archives holds names of files", "without a directory"},
+		{"own image with its registry", "archives = [\"k3s-airgap-images-*\"]", `own = ["rancher/klipper-lb"]`, "CFG-104", "images.own holds last parts", "kube-proxy"},
+		{"optional image of no setting", "image = \"klipper-lb\"\nsetting = \"disable\"", "image = \"klipper-lb\"\nsetting = \"disabled\"", "CFG-104", "images.optional.1.setting", `did you mean "disable"`},
+		{"optional image of every value", "contains = \"servicelb\"\n", "", "CFG-103", "images.optional.1.contains is missing", "add"},
+		{"arguments that are no list", `api_args = "kube-apiserver-arg"`, `api_args = "pause-image"`, "CFG-104", "workload.api_args is a setting of type \"string\"", "list"},
 		{"note on no gate", `gate = "recursive"`, `gate = "recursiv"`, "CFG-104", "note.2.gate", `did you mean "recursive"`},
 		{"drop-in without a key", `no_fallback = "disable-default-registry-endpoint"`, ``, "CFG-103", "need each other", "both or neither"},
 	} {

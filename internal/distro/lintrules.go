@@ -43,6 +43,7 @@ func (l *linter) semantics() {
 	l.preload()
 	l.registries()
 	l.sandbox()
+	l.images()
 	l.gates()
 	l.notes()
 	l.absolutes(d.Started, "started")
@@ -50,6 +51,7 @@ func (l *linter) semantics() {
 	l.absolute(d.Workload.StaticPods, "workload", "static_pods")
 	l.brings()
 	l.absolute(d.Workload.StaticPodsAfter, "workload", "static_pods_after")
+	l.listSetting(d.Workload.APIArgs, "workload", "api_args")
 	for i, r := range d.Workload.NotLoopback {
 		at := []string{"workload", "not_loopback", strconv.Itoa(i)}
 		l.required(r.Contains, append(at, "contains")...)
@@ -110,7 +112,7 @@ func (l *linter) settings() {
 		if placeholder.FindString("{"+name+"}") == "" {
 			l.at("CFG-104", fmt.Sprintf("setting %q is not lower case letters, digits and -", name), "call it as its flag is called", p...)
 		}
-		l.oneOf(s.Type, []string{typePath, typeString, typeBool, typeEndpoint}, append(p, "type")...)
+		l.oneOf(s.Type, []string{typePath, typeString, typeBool, typeEndpoint, typeList}, append(p, "type")...)
 		if s.Type == typePath {
 			l.absolute(s.Default, append(p, "default")...)
 		}
@@ -259,6 +261,40 @@ func (l *linter) sandbox() {
 	l.setting(rule.Setting, "sandbox", "setting")
 	l.setting(rule.Prefix, "sandbox", "prefix")
 	l.versionValues(rule.Defaults, "sandbox", "default")
+}
+
+func (l *linter) images() {
+	rule := l.d.Images
+	for key, list := range map[string][]string{"lists": rule.Lists, "archives": rule.Archives} {
+		for i, v := range list {
+			if _, err := path.Match(v, ""); err != nil || v == "" || strings.Contains(v, "/") {
+				l.at("CFG-104", fmt.Sprintf("images.%s holds names of files, not %q", key, v), `write "images.txt", without a directory`, "images", key, strconv.Itoa(i))
+			}
+		}
+	}
+	for i, v := range rule.Own {
+		if !ownImage.MatchString(v) {
+			l.at("CFG-104", fmt.Sprintf("images.own holds last parts of names, not %q", v), `write "kube-proxy:{version}" or "coredns"`, "images", "own", strconv.Itoa(i))
+		}
+	}
+	l.setting(rule.Prefix, "images", "prefix")
+	for i, o := range rule.Optional {
+		p := []string{"images", "optional", strconv.Itoa(i)}
+		l.required(o.Image, append(p, "image")...)
+		l.required(o.Setting, append(p, "setting")...)
+		l.setting(o.Setting, append(p, "setting")...)
+		l.required(o.Contains, append(p, "contains")...)
+	}
+}
+
+var ownImage = regexp.MustCompile(`^[a-z0-9]+(?:[._-]+[a-z0-9]+)*(?::(?:\{version\}|[A-Za-z0-9_][A-Za-z0-9._-]*))?$`)
+
+// listSetting reports a name that is no setting of several values.
+func (l *linter) listSetting(name string, p ...string) {
+	l.setting(name, p...)
+	if s, ok := l.d.Settings[name]; ok && s.Type != typeList {
+		l.at("CFG-104", fmt.Sprintf("%s is a setting of type %q", strings.Join(p, "."), s.Type), `give the setting type = "list"`, p...)
+	}
 }
 
 func (l *linter) gates() {

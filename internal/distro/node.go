@@ -28,6 +28,7 @@ type Node struct {
 	Registries Registries `json:"registries"`
 	Workload   Workload   `json:"workload"`
 	Sandbox    string     `json:"sandbox,omitempty"` // the pause image's reference, as far as files tell
+	Images     Images     `json:"images,omitzero"`
 	Gates      Gates      `json:"gates"`
 	Evidence   []Evidence `json:"evidence"`
 	Notes      []string   `json:"notes,omitempty"` // traps met on this node, for people
@@ -90,6 +91,22 @@ type Workload struct {
 	LoopbackNodePort bool `json:"loopbackNodePort,omitempty"`
 	// StaticPodsWait is what must exist before a static pod may be written, and does not yet.
 	StaticPodsWait string `json:"staticPodsWait,omitempty"`
+	// APIArgs are arguments of an API server that is no static pod, and where they were read.
+	APIArgs       string `json:"apiArgs,omitempty"`
+	APIArgsSource string `json:"apiArgsSource,omitempty"`
+}
+
+// Images says how the distribution's own images are known.
+type Images struct {
+	Lists    []string `json:"lists,omitempty"`    // names of lists of images
+	Archives []string `json:"archives,omitempty"` // patterns of names of archives with these and no others
+	Own      []string `json:"own,omitempty"`      // last parts of names, with or without a tag
+	Like     string   `json:"like,omitempty"`     // a static pod's image, by the last part of its name, whose registry Own come from
+	Prefix   string   `json:"prefix,omitempty"`   // registry that is put before their names
+	// PrefixSource is where Prefix was read.
+	PrefixSource string `json:"prefixSource,omitempty"`
+	// NotNeeded are images of the lists that this node's configuration switches off, by the last part of the name.
+	NotNeeded []string `json:"notNeeded,omitempty"`
 }
 
 // Gates are what the version allows; the cautious side when it is not known.

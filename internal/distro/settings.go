@@ -17,6 +17,7 @@ const (
 	typeString   = "string"
 	typeBool     = "bool"
 	typeEndpoint = "endpoint"
+	typeList     = "list"
 )
 
 const fromDefault = "default"
@@ -91,6 +92,9 @@ func (x *resolver) get(name string) (setting, error) {
 
 func (x *resolver) resolve(name string) (setting, error) {
 	rule := x.d.Settings[name]
+	if rule.Type == typeList {
+		return x.list(rule)
+	}
 	s, fixed := x.fixed[name]
 	for _, src := range rule.From {
 		value, source, ok, err := x.from(src, rule.Type)
@@ -160,6 +164,56 @@ func (x *resolver) readConfig() error {
 	}
 	x.read = err == nil
 	return err
+}
+
+// list joins the values of all sources by spaces: what may be given several times counts each time.
+func (x *resolver) list(rule Setting) (setting, error) {
+	out := setting{Value: rule.Default, Source: fromDefault}
+	var values []string
+	for _, src := range rule.From {
+		found, source, err := x.all(src)
+		if err != nil {
+			return out, err
+		}
+		if len(found) > 0 && !out.Set {
+			out.Source, out.Set = source, true
+		}
+		values = append(values, found...)
+	}
+	if out.Set {
+		out.Value = strings.Join(values, " ")
+	}
+	return out, nil
+}
+
+// all are the values of one source.
+func (x *resolver) all(src Source) (values []string, source string, err error) {
+	u := x.unit
+	if src.Unit != "" {
+		u = x.units[src.Unit]
+	}
+	switch {
+	case len(src.Flags) > 0:
+		for _, w := range u.flags(src.Flags, false) {
+			values, source = append(values, w.Text), w.Source
+		}
+		return values, source, nil
+	case len(src.Keys) > 0:
+		if err := x.readConfig(); err != nil {
+			return nil, "", err
+		}
+		for _, k := range src.Keys {
+			if v, ok := x.config[k]; ok {
+				values, source = append(values, v.Values...), v.Source
+			}
+		}
+		return values, source, nil
+	}
+	value, source, ok, err := x.from(src, typeString)
+	if ok {
+		values = []string{value}
+	}
+	return values, source, err
 }
 
 // isURL says whether a configuration comes from a server: k3s accepts that, and nothing on the node tells

@@ -65,6 +65,16 @@ func (u *unit) subcommand() word {
 // flag finds the last of some flags in the command line. A flag without a value is "true" when it is a
 // switch. One dash or two are the same, as in Go's flag packages.
 func (u *unit) flag(names []string, isSwitch bool) (value word, ok bool) {
+	all := u.flags(names, isSwitch)
+	if len(all) == 0 {
+		return word{}, false
+	}
+	return all[len(all)-1], true
+}
+
+// flags are the values of every such flag, in order.
+func (u *unit) flags(names []string, isSwitch bool) []word {
+	var out []word
 	args := u.args()
 	for i := 0; i < len(args); i++ {
 		name, v, has := strings.Cut(args[i].Text, "=")
@@ -73,15 +83,15 @@ func (u *unit) flag(names []string, isSwitch bool) (value word, ok bool) {
 		}
 		switch {
 		case has:
-			value, ok = word{v, args[i].Source}, true
+			out = append(out, word{v, args[i].Source})
 		case isSwitch:
-			value, ok = word{"true", args[i].Source}, true
+			out = append(out, word{"true", args[i].Source})
 		case i+1 < len(args):
-			value, ok = args[i+1], true
+			out = append(out, args[i+1])
 			i++
 		}
 	}
-	return value, ok
+	return out
 }
 
 func isFlag(s string, names []string) bool {

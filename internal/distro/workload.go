@@ -30,6 +30,15 @@ func (b *builder) workload(context.Context) error {
 		}
 		w.LoopbackNodePort = w.LoopbackNodePort && !strings.Contains(s.Value, r.Contains)
 	}
+	if rule.APIArgs != "" && b.n.Role == RoleServer {
+		s, err := b.x.get(rule.APIArgs)
+		if err != nil {
+			return err
+		}
+		if s.Set {
+			w.APIArgs, w.APIArgsSource = s.Value, s.Source
+		}
+	}
 	if rule.StaticPodsAfter == "" {
 		return nil
 	}
