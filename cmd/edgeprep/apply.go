@@ -58,13 +58,20 @@ func (g *globals) showPlan(p plan.Plan) error {
 
 func newApply(g *globals) *cobra.Command {
 	var o app.ApplyOptions
-	var dry, ifConfigured bool
+	var dry, ifConfigured, detach, attach bool
 	cmd := &cobra.Command{
-		Use:     "apply",
-		Short:   "Converge this node to edgeprep.toml; run again to resume",
-		Example: "  edgeprep apply\n  edgeprep apply --allow restart --yes\n  edgeprep apply --dry-run\n  edgeprep apply --root /mnt/image",
-		Args:    cobra.NoArgs,
+		Use:   "apply",
+		Short: "Converge this node to edgeprep.toml; run again to resume",
+		Example: "  edgeprep apply\n  edgeprep apply --allow restart --yes\n  edgeprep apply --dry-run\n  edgeprep apply --root /mnt/image\n" +
+			"  edgeprep apply --detach   # goes on when this terminal is lost\n  edgeprep apply --attach   # shows the run that goes on, or the last one",
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := oneOf(cmd, "detach", "attach", "dry-run"); err != nil {
+				return err
+			}
+			if attach {
+				return g.attached(cmd.Context())
+			}
 			return g.with(cmd.Context(), func(ctx context.Context, a *app.App) error {
 				if ifConfigured && !a.Configured() {
 					fmt.Fprintf(g.err, "edgeprep: no %s, nothing to do\n", a.ConfigName())
@@ -77,6 +84,9 @@ func newApply(g *globals) *cobra.Command {
 					}
 					return g.showPlan(p)
 				}
+				if detach {
+					return g.detached(ctx, a, o)
+				}
 				o.Confirm = g.confirm
 				r, err := a.Apply(ctx, o)
 				return g.showRun(r, g.note(ctx, a, r, err))
@@ -88,6 +98,8 @@ func newApply(g *globals) *cobra.Command {
 	cmd.Flags().BoolVar(&ifConfigured, "if-configured", false, "without edgeprep.toml: do nothing and succeed (boot units)")
 	cmd.Flags().BoolVar(&o.Verify, "verify", false, "read and hash what a plain apply only looks at by size and time")
 	cmd.Flags().DurationVar(&o.WaitLock, "wait-lock", 0, "wait this long for another run to end")
+	cmd.Flags().BoolVar(&detach, "detach", false, "start the run outside this terminal and return; asks nothing")
+	cmd.Flags().BoolVar(&attach, "attach", false, "show the run that goes on now, or the last one of this boot, and end as it does; interrupting ends only the watching")
 	return cmd
 }
 

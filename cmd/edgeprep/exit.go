@@ -26,6 +26,7 @@ const (
 	exitBug       = 70
 	exitLocked    = 75
 	exitNeedsRoot = 77
+	exitHup       = 129
 	exitInt       = 130
 	exitTerm      = 143
 )

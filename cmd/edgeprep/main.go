@@ -86,8 +86,11 @@ func signalled(ctx context.Context, err error) error {
 }
 
 func signalCode(sig os.Signal) int {
-	if sig == syscall.SIGTERM {
+	switch sig {
+	case syscall.SIGTERM:
 		return exitTerm
+	case syscall.SIGHUP:
+		return exitHup
 	}
 	return exitInt
 }

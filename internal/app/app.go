@@ -43,6 +43,7 @@ type App struct {
 	reader host.Reader
 	open   *connections
 	self   selfMade
+	run    liveRun
 }
 
 // connections are the clients to close at the end, by socket.

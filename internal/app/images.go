@@ -57,19 +57,12 @@ func (a *App) whole(ctx context.Context, paths []string, known preload.Known) []
 }
 
 func (a *App) sink() progress.Sink {
-	if len(a.opts.Sinks) == 0 {
-		return progress.Discard{}
-	}
-	return progress.NewStream("", "", nil, a.opts.Sinks...)
+	return progress.NewStream("", "", nil, append(slices.Clone(a.opts.Sinks), &a.run)...)
 }
 
 // runSink is sink with the run's own log.
 func (a *App) runSink() progress.Sink {
-	root := a.opts.Root
-	if live(root) {
-		root = "/"
-	}
-	return progress.NewStream("", "", nil, append(slices.Clone(a.opts.Sinks), progress.Sink(&runLog{root: root}))...)
+	return progress.NewStream("", "", nil, append(slices.Clone(a.opts.Sinks), &a.run, &runLog{root: a.rootHere()})...)
 }
 
 // ledgerKnown spares reading archives that are as they were inspected.

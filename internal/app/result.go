@@ -24,7 +24,7 @@ func Unconfigured(config string) apply.Report {
 // that one's result alone.
 func (a *App) NoteRun(ctx context.Context, r apply.Report, exit int, err error) error {
 	var locked *host.LockedError
-	if errors.As(err, &locked) || !live(a.opts.Root) {
+	if errors.As(err, &locked) {
 		return nil
 	}
 	if r.Verb == "" {
@@ -37,6 +37,10 @@ func (a *App) NoteRun(ctx context.Context, r apply.Report, exit int, err error) 
 		if errors.As(err, &refused) || errors.As(err, &invalid) {
 			r.Outcome = apply.OutcomeRefused
 		}
+	}
+	a.run.end(apply.Result{Report: r, Exit: exit, Errors: findings(err)})
+	if !live(a.opts.Root) {
+		return nil
 	}
 	return apply.NoteRun(ctx, a.host, r, exit, findings(err))
 }

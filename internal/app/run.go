@@ -106,6 +106,7 @@ func (a *App) Apply(ctx context.Context, o ApplyOptions) (apply.Report, error) {
 	o.lookUp = true
 	confirmed := o.Confirm == nil
 	build := func(ctx context.Context) (plan.Plan, error) {
+		a.openRun() // under the lock
 		d, err := a.Desired(ctx, o.Verify)
 		if err != nil {
 			return plan.Plan{}, err
