@@ -24,9 +24,16 @@ type Descriptor struct {
 	Sandbox    SandboxRule        `toml:"sandbox" json:"sandbox"`        //
 	Images     ImagesRule         `toml:"images" json:"images,omitzero"` //
 	Gates      GateRules          `toml:"gates" json:"gates"`            //
-	Notes      []NoteRule         `toml:"note" json:"notes,omitempty"`   //
-	Origin     string             `toml:"-" json:"origin"`               // the file it was read from
-	Local      bool               `toml:"-" json:"local,omitempty"`      // from /etc/edgeprep/distros
+	// What a power-on depends on besides images.
+	Certificates []CertificateRule `toml:"certificates" json:"certificates,omitempty"`
+	Datastore    DatastoreRule     `toml:"datastore" json:"datastore,omitzero"`
+	Kernel       KernelRule        `toml:"kernel" json:"kernel,omitzero"`
+	Identity     []string          `toml:"identity" json:"identity,omitempty"` // files that no two nodes may share
+	Address      string            `toml:"address" json:"address,omitempty"`   // template: the node's own address as it was told
+	Join         string            `toml:"join" json:"join,omitempty"`         // template: the server that it joins
+	Notes        []NoteRule        `toml:"note" json:"notes,omitempty"`        //
+	Origin       string            `toml:"-" json:"origin"`                    // the file it was read from
+	Local        bool              `toml:"-" json:"local,omitempty"`           // from /etc/edgeprep/distros
 }
 
 // DetectRule says what shows that a node runs the distribution. It is a candidate when one of its units is

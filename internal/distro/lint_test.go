@@ -76,6 +76,12 @@ func TestLint(t *testing.T) {
 		{"optional image of every value", "contains = \"servicelb\"\n", "", "CFG-103", "images.optional.1.contains is missing", "add"},
 		{"arguments that are no list", `api_args = "kube-apiserver-arg"`, `api_args = "pause-image"`, "CFG-104", "workload.api_args is a setting of type \"string\"", "list"},
 		{"note on no gate", `gate = "recursive"`, `gate = "recursiv"`, "CFG-104", "note.2.gate", `did you mean "recursive"`},
+		{"certificates that nobody renews so", `renewed = "start"`, `renewed = "boot"`, "CFG-104", `certificates.0.renewed cannot be "boot"`, "start, running"},
+		{"a window without days", `value = "120"`, `value = "120d"`, "CFG-104", `"120d" is not a number of days`, `value = "90"`},
+		{"a pattern of certificates", `"{data-dir}/agent/*.crt"`, `"{data-dir}/agent/[.crt"`, "CFG-104", "is not a pattern", "path#Match"},
+		{"a relative datastore", `sqlite = "{data-dir}/server`, `sqlite = "server`, "CFG-104", "datastore.sqlite must be an absolute path", "begin it"},
+		{"a module with a path", `"br_netfilter"`, `"net/br_netfilter"`, "CFG-104", "not the name of a module", "br_netfilter"},
+		{"an address of no setting", `address = "{node-ip}"`, `address = "{node-pi}"`, "CFG-105", "address names {node-pi}", "did you mean {node-ip}"},
 		{"drop-in without a key", `no_fallback = "disable-default-registry-endpoint"`, ``, "CFG-103", "need each other", "both or neither"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

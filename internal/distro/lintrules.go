@@ -46,6 +46,7 @@ func (l *linter) semantics() {
 	l.images()
 	l.gates()
 	l.notes()
+	l.material()
 	l.absolutes(d.Started, "started")
 	l.absolute(d.Workload.Manifests, "workload", "manifests")
 	l.absolute(d.Workload.StaticPods, "workload", "static_pods")

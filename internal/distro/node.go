@@ -30,8 +30,15 @@ type Node struct {
 	Sandbox    string     `json:"sandbox,omitempty"` // the pause image's reference, as far as files tell
 	Images     Images     `json:"images,omitzero"`
 	Gates      Gates      `json:"gates"`
-	Evidence   []Evidence `json:"evidence"`
-	Notes      []string   `json:"notes,omitempty"` // traps met on this node, for people
+
+	Certificates []Certificates `json:"certificates,omitempty"`
+	Datastore    Datastore      `json:"datastore,omitzero"` // of a server
+	Kernel       Kernel         `json:"kernel,omitzero"`
+	Identity     []string       `json:"identity,omitempty"` // files that no two nodes may share
+	Address      string         `json:"address,omitempty"`  // its own, as it was told; empty: it takes that of its default route
+	Join         string         `json:"join,omitempty"`     // the server that it joins; empty: none
+	Evidence     []Evidence     `json:"evidence"`
+	Notes        []string       `json:"notes,omitempty"` // traps met on this node, for people
 	// Untested says why this descriptor cannot be relied upon; empty: it is tested.
 	Untested    string `json:"untested,omitempty"`
 	Fingerprint string `json:"-"`
