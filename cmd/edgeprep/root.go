@@ -61,7 +61,7 @@ func newRoot(g *globals) *cobra.Command {
 	root.SetErr(s.err)
 	g.flags(root)
 	root.AddCommand(newDemo(g), newDetect(g), newDistro(g), newInit(g), newValidate(g), newPlan(g), newApply(g), newRollback(g),
-		newStatus(g), newCheck(g), newReport(g), newExplain(g), newMirror(g), newUnit(g), newSeed(g), newVersion(g))
+		newStatus(g), newCheck(g), newReport(g), newExplain(g), newMirror(g), newUnit(g), newSeed(g), newSupportBundle(g), newVersion(g))
 	asUsage(root)
 	return root
 }

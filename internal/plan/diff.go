@@ -3,16 +3,13 @@ package plan
 import (
 	"bytes"
 	"fmt"
-	"regexp"
 	"strings"
 	"unicode/utf8"
 
 	udiff "github.com/aymanbagabas/go-udiff"
-)
 
-// secretKey finds values that must not be shown even in files that are not secret as a whole: the passwords
-// in a registries.yaml or hosts.toml that is merged.
-var secretKey = regexp.MustCompile(`(?i)((?:pass(?:word|wd)?|secret|token|identity_?token|auth(?:orization)?|private_?key)["']?[ \t]*[:=][ \t]*)[^\s{\[].*`)
+	"github.com/edgeprep/edgeprep/internal/redact"
+)
 
 const maxDiff = 64 << 10
 
@@ -33,7 +30,11 @@ func diffText(p string, old, want []byte, secret bool) string {
 	if want == nil {
 		to = "/dev/null"
 	}
-	d := redact(udiff.Unified(from, to, string(old), string(want)))
+	// hidden before they are compared: whether a line is a secret may depend on one that a diff leaves out
+	d := udiff.Unified(from, to, redact.Text(string(old)), redact.Text(string(want)))
+	if d == "" {
+		return "(only values that are not shown differ)\n"
+	}
 	if len(d) > maxDiff {
 		d = d[:strings.LastIndexByte(d[:maxDiff], '\n')+1] + fmt.Sprintf("(%d more bytes)\n", len(d)-maxDiff)
 	}
@@ -41,5 +42,3 @@ func diffText(p string, old, want []byte, secret bool) string {
 }
 
 func isText(b []byte) bool { return utf8.Valid(b) && bytes.IndexByte(b, 0) < 0 }
-
-func redact(s string) string { return secretKey.ReplaceAllString(s, "${1}***") }

@@ -36,8 +36,9 @@ const (
 	ImageArchive = StateDir + "/images/edgeprep-mirror.tar"
 	// MadeImage is the Source of ImageArchive when edgeprep makes it from its own program.
 	MadeImage = "the mirror's own image"
-	filesDir  = StateDir + "/mirror-files" // on the node
-	podFiles  = "/etc/edgeprep/mirror"     // in the pod
+	// FilesDir has copies of the files that a mirror in a pod reads: keys and credentials too.
+	FilesDir = StateDir + "/mirror-files"
+	podFiles = "/etc/edgeprep/mirror" // in the pod
 )
 
 // gateImages is how long a distribution may take to import the archives that were just placed.
@@ -119,9 +120,9 @@ func (w Workload) Needs() []resource.Resource {
 	if len(w.Files) == 0 || w.Form.inSecret() {
 		return out.all
 	}
-	in := own(filesDir, 0o550)
+	in := own(FilesDir, 0o550)
 	for _, f := range w.Files {
-		r := file(path.Join(filesDir, f.Name), string(f.Content), "the mirror's pod reads it")
+		r := file(path.Join(FilesDir, f.Name), string(f.Content), "the mirror's pod reads it")
 		r.File.Mode, r.File.Owner, r.File.Secret = 0o400, OwnerID, true
 		out.add(withAfter(r, in))
 	}
@@ -230,7 +231,7 @@ func (w Workload) values() (values, error) {
 		return values{}, fmt.Errorf("manifest of the mirror: listen %q: %w", w.Listen, err)
 	}
 	v := values{Workload: w, HostNetwork: w.Form.HostCache(), InSecret: w.Form.inSecret(), CacheMount: w.Cache, ProbeHost: host, Scheme: "HTTP",
-		Owner: OwnerID, Admin: path.Dir(PodAdminPath), FilesDir: filesDir, PodFiles: podFiles, Sum: w.sum()}
+		Owner: OwnerID, Admin: path.Dir(PodAdminPath), FilesDir: FilesDir, PodFiles: podFiles, Sum: w.sum()}
 	if v.Port, err = strconv.Atoi(port); err != nil {
 		return values{}, fmt.Errorf("manifest of the mirror: listen %q: %w", w.Listen, err)
 	}
