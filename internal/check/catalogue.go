@@ -12,6 +12,7 @@ func Catalogue() []Check {
 		mirrorChecks(),
 		coldChecks(),
 		bootChecks(),
+		kubeletChecks(),
 		{egressCheck()},
 	} {
 		all = append(all, group...)

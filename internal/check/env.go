@@ -17,6 +17,7 @@ import (
 	"github.com/edgeprep/edgeprep/internal/config"
 	"github.com/edgeprep/edgeprep/internal/distro"
 	"github.com/edgeprep/edgeprep/internal/host"
+	"github.com/edgeprep/edgeprep/internal/kubelet"
 	"github.com/edgeprep/edgeprep/internal/mirror/deploy"
 	"github.com/edgeprep/edgeprep/internal/preload"
 	"github.com/edgeprep/edgeprep/internal/registries"
@@ -73,7 +74,9 @@ type memo struct {
 	// registries is what the runtime would do for a pull
 	registries func() (registries.Effective, error)
 	cold       func() coldStart
-	egress     Egress
+	// kubelet is its configuration as the node's files say it
+	kubelet func() (kubelet.Config, error)
+	egress  Egress
 }
 
 // criAnswer is the CRI service's account of itself.
@@ -108,6 +111,7 @@ func (e Env) prepared(ctx context.Context, opts Options) (*Env, error) {
 	e.memo.registries = sync.OnceValues(func() (registries.Effective, error) {
 		return registries.ReadEffective(ctx, e.Reader, e.Node)
 	})
+	e.memo.kubelet = sync.OnceValues(func() (kubelet.Config, error) { return kubelet.Read(e.Reader.FS(), e.Node.Kubelet) })
 	e.memo.cold = sync.OnceValue(func() coldStart { return e.coldStart(ctx) })
 	return &e, nil
 }

@@ -31,6 +31,7 @@ func faults(t *testing.T) map[string]fault {
 	all := map[string]fault{}
 	for _, group := range []func() map[string]fault{
 		firstFaults,
+		kubeletFaults,
 	} {
 		for name, f := range group() {
 			if _, ok := all[name]; ok {

@@ -142,6 +142,7 @@ func newSite(t *testing.T, tpl template, n distro.Node) *site {
 	s.staticPod(imagetest.WebName, "IfNotPresent")
 	s.preload()
 	s.serve()
+	healthyKubelet(s)
 	return s
 }
 

@@ -38,7 +38,7 @@ func build(ctx context.Context, r host.Reader, c candidate, o Options) (Node, er
 	b := &builder{r: r, c: c, d: c.d, x: x, o: o,
 		n: Node{ID: c.d.ID, Name: c.d.Name, Installed: c.binary != "", Evidence: c.evidence}}
 	steps := []func(context.Context) error{b.identity, b.role, b.version, b.runtimeProgram, b.runtimeConfig,
-		b.external, b.gates, b.preload, b.registries, b.workload, b.sandbox, b.images, b.material, b.notes}
+		b.external, b.gates, b.preload, b.registries, b.workload, b.kubelet, b.sandbox, b.images, b.material, b.notes}
 	for _, step := range steps {
 		if err := step(ctx); err != nil {
 			return Node{}, err

@@ -7,23 +7,24 @@ package distro
 // templates: "{data-dir}" stands for the value of [settings.data-dir]; {config} (the configuration file in
 // effect), {unit} (without ".service") and {arch} are always known.
 type Descriptor struct {
-	ID         string             `toml:"id" json:"id"`                  // "k3s"; the file is ID.toml
-	Name       string             `toml:"name" json:"name"`              // "K3s"
-	Summary    string             `toml:"summary" json:"summary"`        // one line for people
-	Support    string             `toml:"support" json:"support"`        // "tested" or "untested"
-	Detect     DetectRule         `toml:"detect" json:"detect"`          //
-	Role       RoleRule           `toml:"role" json:"role"`              //
-	Version    VersionRule        `toml:"version" json:"version"`        //
-	Config     ConfigRule         `toml:"config" json:"config,omitzero"` //
-	Settings   map[string]Setting `toml:"settings" json:"settings"`      // "data-dir" is required
-	Started    []string           `toml:"started" json:"started"`        // one of these exists once it has run
-	Runtime    RuntimeRule        `toml:"runtime" json:"runtime"`        //
-	Preload    PreloadRule        `toml:"preload" json:"preload"`        //
-	Registries RegistriesRule     `toml:"registries" json:"registries"`  //
-	Workload   WorkloadRule       `toml:"workload" json:"workload"`      //
-	Sandbox    SandboxRule        `toml:"sandbox" json:"sandbox"`        //
-	Images     ImagesRule         `toml:"images" json:"images,omitzero"` //
-	Gates      GateRules          `toml:"gates" json:"gates"`            //
+	ID         string             `toml:"id" json:"id"`                    // "k3s"; the file is ID.toml
+	Name       string             `toml:"name" json:"name"`                // "K3s"
+	Summary    string             `toml:"summary" json:"summary"`          // one line for people
+	Support    string             `toml:"support" json:"support"`          // "tested" or "untested"
+	Detect     DetectRule         `toml:"detect" json:"detect"`            //
+	Role       RoleRule           `toml:"role" json:"role"`                //
+	Version    VersionRule        `toml:"version" json:"version"`          //
+	Config     ConfigRule         `toml:"config" json:"config,omitzero"`   //
+	Settings   map[string]Setting `toml:"settings" json:"settings"`        // "data-dir" is required
+	Started    []string           `toml:"started" json:"started"`          // one of these exists once it has run
+	Runtime    RuntimeRule        `toml:"runtime" json:"runtime"`          //
+	Preload    PreloadRule        `toml:"preload" json:"preload"`          //
+	Registries RegistriesRule     `toml:"registries" json:"registries"`    //
+	Workload   WorkloadRule       `toml:"workload" json:"workload"`        //
+	Kubelet    KubeletRule        `toml:"kubelet" json:"kubelet,omitzero"` //
+	Sandbox    SandboxRule        `toml:"sandbox" json:"sandbox"`          //
+	Images     ImagesRule         `toml:"images" json:"images,omitzero"`   //
+	Gates      GateRules          `toml:"gates" json:"gates"`              //
 	// What a power-on depends on besides images.
 	Certificates []CertificateRule `toml:"certificates" json:"certificates,omitempty"`
 	Datastore    DatastoreRule     `toml:"datastore" json:"datastore,omitzero"`
@@ -159,6 +160,18 @@ type WorkloadRule struct {
 	// APIArgs is the setting, a list, with arguments for an API server that is not a static pod.
 	APIArgs string      `toml:"api_args" json:"apiArgs,omitempty"`
 	Brings  []BringRule `toml:"brings" json:"brings,omitempty"`
+}
+
+// KubeletRule says where kubelet keeps its state and what configures it.
+type KubeletRule struct {
+	Root      string `toml:"root" json:"root,omitempty"`            // of its state, but for what --root-dir says; empty: /var/lib/kubelet
+	Config    string `toml:"config" json:"config,omitempty"`        // its configuration file
+	ConfigDir string `toml:"config_dir" json:"configDir,omitempty"` // files that are read after it
+	// Argument is the flag, and the key of [config], whose values are flags of a kubelet inside the distribution's
+	// own process; empty: the unit that was detected runs kubelet itself.
+	Argument string `toml:"argument" json:"argument,omitempty"`
+	// Defaults are flags that the distribution gives it unless it is told otherwise: "fail-swap-on=false".
+	Defaults []string `toml:"defaults" json:"defaults,omitempty"`
 }
 
 // LoopbackRule recognises a node whose service proxy was told otherwise.

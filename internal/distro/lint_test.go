@@ -57,6 +57,8 @@ func TestLint(t *testing.T) {
 		{"unknown placeholder", `dir = "{data-dir}/agent/images"`, `dir = "{datadir}/agent/images"`, "CFG-105", "preload.dir names {datadir}", "did you mean {data-dir}"},
 		{"unknown setting", `prefix = "system-default-registry"`, `prefix = "default-registry"`, "CFG-104", "sandbox.prefix", "use one of"},
 		{"config in itself", `from = [{ env = "K3S_CONFIG_FILE" }`, `from = [{ keys = ["config"] }`, "CFG-105", "depend on each other", "default without"},
+		{"kubelet's flag with dashes", `argument = "kubelet-arg"`, `argument = "--kubelet-arg"`, "CFG-104", "kubelet.argument is a name", "dashes"},
+		{"kubelet's default without a value", `defaults = ["fail-swap-on=false"`, `defaults = ["fail-swap-on"`, "CFG-104", `"fail-swap-on" is not a flag with its value`, "fail-swap-on=false"},
 		{"two sources in one", `{ env = "K3S_CONFIG_FILE" }`, `{ env = "K3S_CONFIG_FILE", exists = ["/x"] }`, "CFG-104", "exactly one of", "flags"},
 		{"no source", `{ env = "K3S_CONFIG_FILE" }`, `{ unit = "k3s.service" }`, "CFG-104", "exactly one of", "flags"},
 		{"regular expression", `regex = 'v[0-9]+`, `regex = 'v(`, "CFG-104", "not a regular expression", "regexp/syntax"},

@@ -47,6 +47,7 @@ func (l *linter) semantics() {
 	l.gates()
 	l.notes()
 	l.material()
+	l.kubelet()
 	l.absolutes(d.Started, "started")
 	l.absolute(d.Workload.Manifests, "workload", "manifests")
 	l.absolute(d.Workload.StaticPods, "workload", "static_pods")

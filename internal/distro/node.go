@@ -27,6 +27,7 @@ type Node struct {
 	Preload    Preload    `json:"preload"`
 	Registries Registries `json:"registries"`
 	Workload   Workload   `json:"workload"`
+	Kubelet    Kubelet    `json:"kubelet"`
 	Sandbox    string     `json:"sandbox,omitempty"` // the pause image's reference, as far as files tell
 	Images     Images     `json:"images,omitzero"`
 	Gates      Gates      `json:"gates"`
@@ -86,6 +87,23 @@ type Registries struct {
 	DropIn     string   `json:"dropIn,omitempty"`
 	NoFallback string   `json:"noFallback,omitempty"`
 	Restart    []string `json:"restart,omitempty"` // units that must restart to take File or DropIn in
+}
+
+// Kubelet is where the node's kubelet keeps its state and what configures it.
+type Kubelet struct {
+	Root      string `json:"root"`                // --root-dir
+	Config    string `json:"config,omitempty"`    // its configuration file; empty: none
+	ConfigDir string `json:"configDir,omitempty"` // of files that are read after it; empty: none
+	// Defaults are flags that the distribution gives it itself, "fail-swap-on=false"; Config, ConfigDir and Args win.
+	Defaults []string `json:"defaults,omitempty"`
+	// Args are flags that were given on this node, "name=value", without dashes. The last of a name counts.
+	Args []Arg `json:"args,omitempty"`
+}
+
+// Arg is a flag and where it was written.
+type Arg struct {
+	Text   string `json:"text"`
+	Source string `json:"source"`
 }
 
 // Workload is where manifests go.
