@@ -1,6 +1,7 @@
 package check
 
 import (
+	"bytes"
 	"testing"
 
 	"github.com/edgeprep/edgeprep/internal/distro"
@@ -14,7 +15,7 @@ const kubeletConfig = "/var/lib/kubelet/config.yaml"
 func healthyKubelet(s *site) {
 	s.env.Node.Kubelet = distro.Kubelet{Root: "/var/lib/kubelet", Config: kubeletConfig,
 		Args: []distro.Arg{{Text: "config=" + kubeletConfig, Source: "/usr/lib/systemd/system/kubelet.service.d/10-kubeadm.conf:4"}}}
-	s.node.WriteFile(kubeletConfig, "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\nstaticPodPath: /etc/kubernetes/manifests\n")
+	s.node.WriteFile(kubeletConfig, "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\nstaticPodPath: /etc/kubernetes/manifests\nserializeImagePulls: false\n")
 }
 
 func (s *site) kubeletSays(text string) {
@@ -58,7 +59,11 @@ func kubeletFaults() map[string]fault {
 				s.kubeletSays("imagePullCredentialsVerificationPolicy: NeverVerifyAllowlistedImages\npreloadedImagesVerificationAllowlist: [docker.io/*, registry.k8s.io/*, ghcr.io/*]\n")
 			}},
 		"one pull at a time, and the registry is asked after the mirror": {check: "K8S-06", says: "on another node", status: StatusWarn, also: []string{"COLD-02", "REG-16"},
-			inject: func(s *site) { s.env.Mirrors[0].Admin = "" }},
+			inject: func(s *site) {
+				s.kubeletSays("maxParallelImagePulls: 1\n")
+				s.rewrite(kubeletConfig, func(b []byte) []byte { return bytes.Replace(b, []byte("serializeImagePulls: false"), nil, 1) })
+				s.env.Mirrors[0].Admin = ""
+			}},
 		"kubelet has a flag that was removed": {check: "K8S-07", says: "removed in 1.35",
 			inject: func(s *site) {
 				s.env.Node.Kubelet.Args = append(s.env.Node.Kubelet.Args, distro.Arg{Text: "pod-infra-container-image=registry.k8s.io/pause:3.10", Source: "/etc/default/kubelet:1"})

@@ -150,6 +150,7 @@ func TestRealContainerd(t *testing.T) {
 			ok := x.Status == StatusPass || x.ID == "TAR-05" && x.Status == StatusSkip ||
 				x.ID == egressID && x.Status == StatusUnproven || x.ID == "COLD-03" && x.Status == StatusSkip ||
 				strings.HasPrefix(x.ID, "HST-") && x.Status != StatusError || // this machine's own
+				strings.HasPrefix(x.ID, "K8S-") && x.Status != StatusError && x.Status != StatusFail || // there is no kubelet
 				strings.HasPrefix(x.ID, "COLD-") && x.Status == StatusUnproven && said(x, "no systemd to ask") || x.ID == "TAR-10" || // as full as this machine is
 				d.Version == "1.6" && x.Status == StatusWarn && said(x, "does not report") // it knows no pins
 			if !ok {
