@@ -45,13 +45,16 @@ func newRoot(g *globals) *cobra.Command {
 			"Exit codes: 0 done or nothing to do, 1 a step failed, 2 changes pending (plan --detailed-exitcode),\n" +
 			"3 a check failed, 4 warnings with --strict, 64 usage, 65 config invalid, 69 refused before touching\n" +
 			"anything, 70 bug, 75 another run holds the lock, 77 needs root, 130/143 interrupted.",
-		Example:           "  edgeprep demo            # the whole job on a throw-away node\n  edgeprep detect          # what is this node\n  edgeprep plan            # what apply would do\n  edgeprep apply",
+		Example:           "  edgeprep                 # on a terminal: the staging TUI\n  edgeprep demo            # the whole job on a throw-away node\n  edgeprep detect          # what is this node\n  edgeprep plan            # what apply would do\n  edgeprep apply",
 		SilenceUsage:      true,
 		SilenceErrors:     true,
 		Args:              cobra.NoArgs,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: false},
 		PersistentPreRunE: func(*cobra.Command, []string) error { return g.check() },
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if g.fullScreen() == nil {
+				return g.stage(cmd.Context())
+			}
 			fmt.Fprint(s.err, cmd.UsageString())
 			return &exitError{exitUsage}
 		},
@@ -61,7 +64,7 @@ func newRoot(g *globals) *cobra.Command {
 	root.SetErr(s.err)
 	g.flags(root)
 	root.AddCommand(newDemo(g), newDetect(g), newDistro(g), newInit(g), newValidate(g), newPlan(g), newApply(g), newRollback(g),
-		newStatus(g), newCheck(g), newReport(g), newExplain(g), newMirror(g), newUnit(g), newSeed(g), newSupportBundle(g), newVersion(g))
+		newStatus(g), newCheck(g), newReport(g), newExplain(g), newMirror(g), newUnit(g), newSeed(g), newSupportBundle(g), newTUI(g), newVersion(g))
 	asUsage(root)
 	return root
 }

@@ -3,6 +3,7 @@
 package app
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -29,6 +30,7 @@ type Options struct {
 	Root    string    // directory of a mounted image; empty: the running node
 	Config  string    // file on this machine, "-" is Stdin; empty: $EDGEPREP_CONFIG, else the default path on the node
 	Stdin   io.Reader // for "-"
+	Draft   []byte    // the configuration itself, instead of what its file holds; nil: the file
 	Node    string    // which [[node]] this is; empty: found
 	Version string    // edgeprep's own, for reports
 	Binary  string    // the program that is installed on the node; empty: this one
@@ -127,6 +129,8 @@ func (a *App) Configured() bool {
 func (a *App) readConfig() ([]byte, error) {
 	name := a.ConfigName()
 	switch {
+	case a.opts.Draft != nil:
+		return bytes.Clone(a.opts.Draft), nil
 	case name == "stdin" && a.opts.Config == "-":
 		return io.ReadAll(io.LimitReader(a.opts.Stdin, maxConfig))
 	case a.opts.Config != "" || os.Getenv("EDGEPREP_CONFIG") != "":

@@ -135,6 +135,25 @@ func TestLowerLayersStayLight(t *testing.T) {
 	}
 }
 
+// TestOnlyTheTUIDrawsTheTerminal: what draws full screens stays out of every other package, so that no command can
+// write an escape sequence by it.
+func TestOnlyTheTUIDrawsTheTerminal(t *testing.T) {
+	t.Parallel()
+	draws := regexp.MustCompile(`^(charm\.land/|github\.com/charmbracelet/)`)
+	for _, p := range packages(t) {
+		from := strings.TrimPrefix(p.ImportPath, module)
+		for _, i := range p.Imports {
+			if draws.MatchString(i) && from != "internal/tui" {
+				t.Errorf("%s imports %s: only internal/tui may", from, i)
+			}
+		}
+		tui := slices.Contains(p.Deps, module+"internal/tui") || from == "internal/tui"
+		if !tui && slices.ContainsFunc(p.Deps, draws.MatchString) {
+			t.Errorf("%s links what draws the terminal", from)
+		}
+	}
+}
+
 // TestOnlyTheEngineNamesHost: whoever holds a host.Reader cannot write.
 func TestOnlyTheEngineNamesHost(t *testing.T) {
 	t.Parallel()
