@@ -147,6 +147,7 @@ func (f *filler) manifest(ctx context.Context, ref Reference, img *plannedImage)
 	img.asked = true
 	rec, _, _, err := f.p.manifest(ctx, ref)
 	if err == nil {
+		f.p.kept(ctx, ref)
 		_, _, err = f.p.store.image(ref) // it may have been served and not kept
 	}
 	return rec, err

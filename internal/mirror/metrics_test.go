@@ -56,6 +56,7 @@ func TestMetricsCountWhatIsDone(t *testing.T) {
 			t.Fatal(a.Status)
 		}
 		get(t, url+"manifests/1.0")
+		settled(t, s.pull) // while something is being kept, it is a fill
 	}
 	get(t, url+"manifests/none")
 	for i := range 3 * maxTallies { // names that a client makes up

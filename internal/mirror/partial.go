@@ -175,7 +175,7 @@ func (p *partial) restart() error {
 
 // create makes the file unless there is one.
 func (p *partial) create() error {
-	if err := p.w.ensureDir(path.Dir(blobPath(p.digest))); err != nil {
+	if _, err := p.w.clear(path.Dir(blobPath(p.digest))); err != nil {
 		return err
 	}
 	if p.file != nil { // not before there is something to write: an upstream that is away must not cost any of it
@@ -232,6 +232,9 @@ func (p *partial) commit() error {
 		return err
 	}
 	rel := blobPath(p.digest)
+	if err := p.w.ensureDir(path.Dir(rel)); err != nil { // only now: nobody waits for the disk any more
+		return err
+	}
 	p.w.step("rename " + rel)
 	if err := p.w.root.Rename(p.name, rel); err != nil {
 		return err

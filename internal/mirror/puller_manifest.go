@@ -24,7 +24,8 @@ type manifestCall struct {
 	rec      record
 	data     []byte
 	from     outcome
-	err      error // the fields above are valid once done is closed
+	err      error         // the fields above are valid once done is closed
+	kept     chan struct{} // closed when the manifest is in the cache, or will not be
 }
 
 // image reads a manifest of the cache.
@@ -97,21 +98,60 @@ func (p *puller) ask(u *upstream, ref Reference, known record) *manifestCall {
 		c.upstream.nudge(p.lim.nudge)
 		return c
 	}
-	c := &manifestCall{done: make(chan struct{})}
+	c := &manifestCall{done: make(chan struct{}), kept: make(chan struct{})}
 	p.calls[key] = c
 	p.background(func(ctx context.Context) {
 		c.rec, c.data, c.from, c.err = p.look(ctx, u, ref, known, &c.upstream)
 		if c.err != nil {
 			p.log.Log(ctx, levelOf(c.err, known), "manifest not pulled", "reference", key, "error", c.err)
-		} else if ref.Digest == "" {
-			p.fresh.put(ref, time.Now(), 1)
 		}
-		p.mu.Lock()
-		delete(p.calls, key)
-		p.mu.Unlock()
-		close(c.done)
+		p.settle(ctx, c, ref)
 	})
 	return c
+}
+
+// settle lets the clients have the outcome, and keeps what came in. They do not wait for the disk: until all is
+// written, the call answers whoever asks for the tag, or for the digest that it turned out to have.
+func (p *puller) settle(ctx context.Context, c *manifestCall, ref Reference) {
+	keys := []string{ref.String()}
+	fill := c.err == nil && c.from == outcomeFill
+	p.mu.Lock()
+	if own := (Reference{Name: ref.Name, Digest: c.rec.Digest}).String(); fill && p.calls[own] == nil {
+		p.calls[own] = c
+		keys = append(keys, own)
+	}
+	p.mu.Unlock()
+	close(c.done)
+	if fill {
+		// A mirror that is told to stop first finishes what a client has been given.
+		if err := p.keep(context.WithoutCancel(ctx), ref, c.rec, c.data); err != nil {
+			p.log.Warn("manifest served and not kept", "reference", ref.String(), "error", err)
+		}
+		p.store.hits.forget(ref)
+	}
+	if c.err == nil && ref.Digest == "" {
+		p.fresh.put(ref, time.Now(), 1)
+	}
+	p.mu.Lock()
+	for _, k := range keys {
+		delete(p.calls, k)
+	}
+	p.mu.Unlock()
+	close(c.kept)
+}
+
+// kept waits until a manifest that came in is in the cache, or will not be.
+func (p *puller) kept(ctx context.Context, ref Reference) {
+	p.mu.Lock()
+	c := p.calls[ref.String()]
+	p.mu.Unlock()
+	if c == nil {
+		return
+	}
+	select {
+	case <-c.kept:
+	case <-ctx.Done():
+	}
 }
 
 // levelOf keeps the log of a node without a network quiet: what the cache has is served, and that the upstream is
@@ -143,11 +183,6 @@ func (p *puller) look(ctx context.Context, u *upstream, ref Reference, known rec
 	rec, data, err = u.manifest(ctx, ref, wait)
 	if err != nil {
 		return record{}, nil, outcomeMiss, err
-	}
-	err = p.keep(ctx, ref, rec, data)
-	p.store.hits.forget(ref)
-	if err != nil {
-		p.log.Warn("manifest served and not kept", "reference", ref.String(), "error", err)
 	}
 	return rec, data, outcomeFill, nil
 }

@@ -189,6 +189,16 @@ func eventually(t testing.TB, ok func() bool) {
 	}
 }
 
+// settled waits until all that came in is in the cache: clients do not wait for that.
+func settled(t testing.TB, p *puller) {
+	t.Helper()
+	eventually(t, func() bool {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return len(p.fills)+len(p.calls) == 0
+	})
+}
+
 // The body that breaks off is asked for again from where it broke off.
 func TestResumeAsksForTheRest(t *testing.T) {
 	t.Parallel()

@@ -168,17 +168,37 @@ func (w *writer) ensureDir(rel string) error {
 	if err := w.ensureDir(path.Dir(rel)); err != nil {
 		return err
 	}
-	fi, err := w.root.Stat(rel)
-	switch {
-	case err == nil && !fi.IsDir():
-		return fail("MER-005", w.dir+"/"+rel, "a file is where a directory must be", "", "move it away", nil)
-	case errors.Is(err, fs.ErrNotExist):
+	there, err := w.isDir(rel)
+	if err == nil && !there {
 		err = w.newDir(rel)
 	}
 	if err == nil {
 		w.made[rel] = true
 	}
 	return err
+}
+
+// isDir says whether a directory is there. A file in its place is an error.
+func (w *writer) isDir(rel string) (bool, error) {
+	fi, err := w.root.Stat(rel)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return false, nil
+	case err == nil && !fi.IsDir():
+		return false, fail("MER-005", w.dir+"/"+rel, "a file is where a directory must be", "", "move it away", nil)
+	}
+	return err == nil, err
+}
+
+// clear finds what would keep ensureDir from making a directory, without waiting for the disk as that does.
+func (w *writer) clear(rel string) (there bool, err error) {
+	if rel == "." || w.made[rel] {
+		return true, nil
+	}
+	if there, err = w.clear(path.Dir(rel)); !there || err != nil {
+		return there, err
+	}
+	return w.isDir(rel)
 }
 
 func (w *writer) newDir(rel string) error {
