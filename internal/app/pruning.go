@@ -232,8 +232,7 @@ func CacheMisses(ctx context.Context, cache, admin string, since time.Time) ([]M
 	}
 	out := []MissedReference{}
 	for _, m := range misses {
-		first, _, _ := strings.Cut(m.Repository, "/")
-		if m.Last.Before(since) || first == mirror.ProbeRepository {
+		if m.Last.Before(since) || m.Probe() {
 			continue
 		}
 		r := MissedReference{Miss: m}

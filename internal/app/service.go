@@ -4,8 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/edgeprep/edgeprep/internal/config"
@@ -14,6 +12,7 @@ import (
 	"github.com/edgeprep/edgeprep/internal/host/local"
 	"github.com/edgeprep/edgeprep/internal/mirror/deploy"
 	"github.com/edgeprep/edgeprep/internal/plan"
+	"github.com/edgeprep/edgeprep/internal/registries"
 )
 
 // criWithin is how long containerd may take to answer CRI after a restart.
@@ -90,18 +89,5 @@ func sumFile(ctx context.Context, f host.FS, file string) (string, error) {
 // peersAllowed says whether more than one mirror may be listed: a black-holed one costs 30 s a request, but
 // for containerd with dial_timeout (2.0.7, 2.1), and registries.yaml cannot say that.
 func peersAllowed(s config.Site, n distro.Node) bool {
-	return s.Failover.Mode == "endpoints" && n.Registries.Format == "certs.d" && hasDialTimeout(n.Runtime.Version)
-}
-
-func hasDialTimeout(version string) bool {
-	var v [3]int
-	core, _, _ := strings.Cut(strings.TrimPrefix(version, "v"), "-")
-	for i, p := range strings.SplitN(core, ".", 3) {
-		n, err := strconv.Atoi(p)
-		if err != nil {
-			return false
-		}
-		v[i] = n
-	}
-	return v[0] > 2 || v[0] == 2 && (v[1] > 0 || v[2] >= 7)
+	return s.Failover.Mode == "endpoints" && n.Registries.Format == "certs.d" && registries.HasDialTimeout(n.Runtime.Version)
 }

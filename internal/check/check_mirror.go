@@ -216,10 +216,7 @@ func runEffective(ctx context.Context, e *Env) []Finding {
 	if err != nil {
 		return []Finding{couldNotRun("pulls over CRI", err)}
 	}
-	hosts := e.requiredHosts()
-	if !slices.Contains(hosts, "docker.io") {
-		hosts = append([]string{"docker.io"}, hosts...)
-	}
+	hosts := e.registryHosts()
 	out := make([]Finding, len(hosts))
 	parallel(len(hosts), func(i int) { out[i] = e.effective(ctx, hosts[i], nonce, own) })
 	return out

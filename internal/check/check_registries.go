@@ -11,7 +11,10 @@ import (
 )
 
 func registryChecks() []Check {
-	return []Check{configPathCheck(), configTableCheck(), hostsCheck(), hostsKeysCheck()}
+	return []Check{
+		configPathCheck(), configTableCheck(), inlineCheck(), yamlCheck(), registryNameCheck(), shadowCheck(), hostsCheck(), hostsKeysCheck(),
+		resolveCheck(), configsCheck(), rewriteCheck(), ownerCheck(), starCheck(),
+	}
 }
 
 func configPathCheck() Check {
@@ -51,7 +54,7 @@ func configTableCheck() Check {
 func hostsCheck() Check {
 	return Check{
 		ID: "REG-04", Title: "for every required registry a file that parses sends pulls to the mirrors",
-		Severity: SeverityFail, Scope: ScopeNode, DependsOn: []string{"REG-01", "REG-02"},
+		Severity: SeverityFail, Scope: ScopeNode, DependsOn: []string{"REG-01", "REG-02", "REG-06", "REG-07", "REG-08"},
 		Story: Story{
 			Seen:    "pulls go to the public registry; one line in containerd's log at most",
 			Cause:   "a hosts.toml that does not parse is ignored, an empty one or an empty directory counts as \"no mirror\" and hides _default; k3s and RKE2 do not start with a registries.yaml that is not YAML",
@@ -88,10 +91,22 @@ func checkOf(d *diag.Diagnostic) string {
 	switch d.ID {
 	case "NOD-225", "NOD-228":
 		return "REG-01" // a list, or not absolute
-	case "NOD-220", "NOD-221", "NOD-222", "NOD-223", "NOD-224", "NOD-226", "NOD-227":
+	case "NOD-220", "NOD-221", "NOD-222", "NOD-224", "NOD-226", "NOD-227":
 		return "REG-02" // config.toml as a whole, the CRI plugin, the key's place
+	case "NOD-223":
+		return "REG-03" // inline mirrors
 	case "NOD-212", "NOD-214", "NOD-231", "NOD-234":
 		return "REG-05" // keys and entries that are dropped
+	case "NOD-210", "NOD-211", "NOD-213":
+		return "REG-06" // registries.yaml as a whole
+	case "NOD-237":
+		return "REG-08" // a directory that hides _default
+	case "NOD-236":
+		return "REG-10" // no resolve
+	case "NOD-235":
+		return "REG-11" // TLS settings on plain http
+	case "NOD-238":
+		return "REG-12" // certificates that cannot be read
 	}
 	return "REG-04"
 }
@@ -169,15 +184,8 @@ func (e *Env) configTableProof(eff registries.Effective) []Finding {
 // lookups says for each required registry where its pulls go.
 func (e *Env) lookups(eff registries.Effective) []Finding {
 	var out []Finding
-	var want []registries.Endpoint
-	for _, m := range e.Mirrors {
-		want = append(want, registries.Endpoint{URL: m.URL})
-	}
-	hosts := e.requiredHosts()
-	if !slices.Contains(hosts, "docker.io") {
-		hosts = append([]string{"docker.io"}, hosts...)
-	}
-	for _, h := range hosts {
+	want := e.wanted()
+	for _, h := range e.registryHosts() {
 		out = append(out, judgeLookup(eff.For(h), h, want))
 	}
 	if len(want) == 0 {
@@ -206,7 +214,7 @@ func route(l registries.Lookup) string {
 		steps = append(steps, urls(l.Endpoints))
 	}
 	switch {
-	case l.Server != "" && !l.Upstream:
+	case l.Server != "" && !l.Upstream && !slices.ContainsFunc(l.Endpoints, registries.Endpoint{URL: l.Server}.Same):
 		steps = append(steps, l.Server)
 	case l.Upstream:
 		steps = append(steps, "the registry itself")

@@ -193,6 +193,9 @@ func TestWithoutARuntime(t *testing.T) {
 				if slices.Contains(tc.skipped, x.ID) {
 					want = StatusSkip
 				}
+				if want == StatusPass && x.Status == StatusSkip && !x.Owed() {
+					continue // it does not apply to such a node
+				}
 				if x.Status != want || want == StatusSkip && !x.Owed() {
 					t.Errorf("%s is %s, want %s: %+v", x.ID, x.Status, want, x.Findings)
 				}

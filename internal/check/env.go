@@ -76,7 +76,9 @@ type memo struct {
 	cold       func() coldStart
 	// kubelet is its configuration as the node's files say it
 	kubelet func() (kubelet.Config, error)
-	egress  Egress
+	// endpoints are the mirrors, each asked once for what it speaks
+	endpoints func() []probed
+	egress    Egress
 }
 
 // criAnswer is the CRI service's account of itself.
@@ -112,6 +114,7 @@ func (e Env) prepared(ctx context.Context, opts Options) (*Env, error) {
 		return registries.ReadEffective(ctx, e.Reader, e.Node)
 	})
 	e.memo.kubelet = sync.OnceValues(func() (kubelet.Config, error) { return kubelet.Read(e.Reader.FS(), e.Node.Kubelet) })
+	e.memo.endpoints = sync.OnceValue(func() []probed { return e.probeEndpoints(ctx) })
 	e.memo.cold = sync.OnceValue(func() coldStart { return e.coldStart(ctx) })
 	return &e, nil
 }

@@ -32,6 +32,7 @@ func faults(t *testing.T) map[string]fault {
 	for _, group := range []func() map[string]fault{
 		firstFaults,
 		kubeletFaults,
+		REGFaults,
 	} {
 		for name, f := range group() {
 			if _, ok := all[name]; ok {
@@ -142,15 +143,15 @@ func firstFaults() map[string]fault {
 				s.remove(certsD + "/docker.io/hosts.toml")
 				s.remove(certsD + "/docker.io")
 			}},
-		"an empty directory hides _default": {check: "REG-04", says: "quay.io", also: []string{"REG-16"},
+		"an empty directory hides _default": {check: "REG-08", says: "quay.io", also: []string{"REG-04", "REG-16"},
 			inject: func(s *site) { s.node.Mkdir(certsD + "/quay.io") }},
-		"a file sends one registry elsewhere": {check: "REG-04", says: "http://10.9.9.9:5000", also: []string{"REG-16"},
+		"a file sends one registry elsewhere": {check: "REG-04", says: "http://10.9.9.9:5000", also: []string{"REG-08", "REG-16"},
 			inject: func(s *site) {
 				s.node.WriteFile(certsD+"/quay.io/hosts.toml", "server = \"http://127.0.0.1:1\"\n[host.\"http://127.0.0.1:1\"]\ncapabilities=[\"pull\",\"resolve\"]\n# http://10.9.9.9:5000\n")
 				s.rewrite(certsD+"/quay.io/hosts.toml", func(b []byte) []byte { return bytes.ReplaceAll(b, []byte("127.0.0.1:1\""), []byte("10.9.9.9:5000\"")) })
 				s.containerd().CRI().OnPull = func(string) error { return os.ErrDeadlineExceeded }
 			}},
-		"registries.yaml is not YAML": {make: k3sStarted, check: "REG-04", says: "NOD-210",
+		"registries.yaml is not YAML": {make: k3sStarted, check: "REG-06", says: "NOD-210",
 			inject: func(s *site) { s.node.WriteFile("/etc/rancher/k3s/registries.yaml", "mirrors:\n  *:\n\tx\n") }},
 		"a key of hosts.toml is misspelt": {check: "REG-05", says: "capability", inject: func(s *site) {
 			s.rewrite(certsD+"/_default/hosts.toml", func(b []byte) []byte { return append(b, []byte("capability = [\"pull\"]\n")...) })

@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/http"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -33,7 +32,7 @@ type Miss struct {
 // Image is the reference that was asked for; false: what was asked for is none.
 func (m Miss) Image() (Reference, bool) {
 	r := Reference{Name: Name{m.Registry, m.Repository}}
-	if m.Kind != string(opManifest) || !r.valid() || m.probe() {
+	if m.Kind != string(opManifest) || !r.valid() || m.Probe() {
 		return r, false
 	}
 	if d := digest.Digest(m.Reference); d.Validate() == nil {
@@ -44,11 +43,8 @@ func (m Miss) Image() (Reference, bool) {
 	return r, validTag(m.Reference)
 }
 
-// probe says whether it was asked for to prove that this mirror is asked.
-func (m Miss) probe() bool {
-	first, _, _ := strings.Cut(m.Repository, "/")
-	return first == ProbeRepository
-}
+// Probe says whether it was asked for only to see what this mirror answers.
+func (m Miss) Probe() bool { return Name{m.Registry, m.Repository}.probe() }
 
 // Misses remembers misses in memory, one per reference and user agent.
 type Misses struct {
@@ -144,7 +140,7 @@ func (m *Misses) pending(all bool) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, e := range m.lru.values() {
-		if !e.probe() && outdated(e.Last.Unix(), e.saved, all) {
+		if !e.Probe() && outdated(e.Last.Unix(), e.saved, all) {
 			return true
 		}
 	}
@@ -156,7 +152,7 @@ func (m *Misses) dump() ([]byte, error) {
 	m.mu.Lock()
 	var out []Miss
 	for _, e := range slices.Backward(m.lru.values()) {
-		if !e.probe() {
+		if !e.Probe() {
 			e.saved = e.Last.Unix()
 			out = append(out, e.Miss)
 		}

@@ -15,6 +15,10 @@ const DefaultRegistry = "docker.io"
 // one proves by the miss it causes that it asks this mirror; it is never looked for upstream.
 const ProbeRepository = "edgeprep-probe"
 
+// ProbeRegistry is a registry that exists nowhere. Who asks for a known repository with ?ns= of it proves by the
+// refusal that ns counts; it is never looked for upstream. RFC 6761, section 6.4: .invalid names no host.
+const ProbeRegistry = "edgeprep-probe.invalid"
+
 // maxName is the length limit of "registry/repository". distribution/reference v0.6.0: NameTotalLengthMax.
 const maxName = 255
 
@@ -26,6 +30,12 @@ type Name struct {
 
 // String is registry/repository.
 func (n Name) String() string { return n.Registry + "/" + n.Repository }
+
+// probe says whether it exists nowhere, by design.
+func (n Name) probe() bool {
+	first, _, _ := strings.Cut(n.Repository, "/")
+	return first == ProbeRepository || n.Registry == ProbeRegistry
+}
 
 // valid says whether both parts follow the reference grammar. What is valid is safe as a path: no component
 // is empty, begins with "." or "_", or holds a separator.

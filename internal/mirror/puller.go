@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"strings"
 	"sync"
 	"time"
 
@@ -126,7 +125,7 @@ func canonicalRegistries(list []string) []string {
 
 // at is the upstream of a repository.
 func (p *puller) at(n Name) (*upstream, error) {
-	if first, _, _ := strings.Cut(n.Repository, "/"); first == ProbeRepository {
+	if n.probe() {
 		return nil, fmt.Errorf("%s: %w: it exists nowhere", n, errRefused)
 	}
 	if matchesAny(p.deny, n.Registry) || len(p.allow) > 0 && !matchesAny(p.allow, n.Registry) {

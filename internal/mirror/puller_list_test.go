@@ -3,6 +3,7 @@ package mirror
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -364,5 +365,19 @@ func TestQuietLogOffline(t *testing.T) {
 	must(t, s.Close()) // and with it what runs in the background
 	if n := strings.Count(log.String(), "not pulled"); n != 1 || !strings.Contains(log.String(), "edge-web:none") {
 		t.Errorf("%s", log.String())
+	}
+}
+
+// What is asked for only to see whether ns counts is refused, and no upstream hears of it.
+func TestProbeRegistryIsNotForwarded(t *testing.T) {
+	t.Parallel()
+	var asked atomic.Int32
+	up := lister(t, map[string]http.HandlerFunc{"/": func(http.ResponseWriter, *http.Request) { asked.Add(1) }})
+	p, srv := pullerTo(t, up.URL, testLimits(), nil)
+	if _, err := p.at(Name{ProbeRegistry, "library/edge-web"}); !errors.Is(err, errRefused) {
+		t.Errorf("%v", err)
+	}
+	if a := get(t, srv.URL+"/v2/library/edge-web/manifests/1?ns="+ProbeRegistry); a.StatusCode != 404 || asked.Load() != 0 {
+		t.Errorf("%s, %d requests went upstream", a.Status, asked.Load())
 	}
 }

@@ -174,6 +174,7 @@ func TestMissImage(t *testing.T) {
 		{Miss{Registry: "docker.io", Repository: "../a", Reference: "1", Kind: "manifest"}, ""},
 		{Miss{Registry: "docker.io", Repository: "library/a", Reference: "-x", Kind: "manifest"}, ""},
 		{Miss{Registry: "docker.io", Repository: ProbeRepository + "/x", Reference: "1", Kind: "manifest"}, ""},
+		{Miss{Registry: ProbeRegistry, Repository: "library/a", Reference: "1", Kind: "manifest"}, ""},
 	} {
 		got := ""
 		if r, ok := c.m.Image(); ok {

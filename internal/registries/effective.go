@@ -4,6 +4,7 @@ import (
 	"context"
 	"path"
 	"slices"
+	"strings"
 
 	"github.com/edgeprep/edgeprep/internal/diag"
 	"github.com/edgeprep/edgeprep/internal/distro"
@@ -20,6 +21,8 @@ type Effective struct {
 	Problems []*diag.Diagnostic
 	// Registries are the registries that have a file or entry of their own; "*" is the one for all others.
 	Registries map[string]Lookup
+	// Written is what registries.yaml says, also where something else was rendered of it; nil: there is none.
+	Written *Written
 
 	byDir map[string]Lookup // containerd: by directory
 }
@@ -33,7 +36,10 @@ type Lookup struct {
 	Server    string     // tried last; empty: the registry itself
 	// Upstream: the registry itself is tried when the endpoints have no answer.
 	Upstream bool
-	Problems []*diag.Diagnostic
+	// Hosts are Endpoints with their settings; ServerHost are those of Server.
+	Hosts      []HostEntry
+	ServerHost HostEntry
+	Problems   []*diag.Diagnostic
 }
 
 // Mirrors says whether every endpoint of list is tried before anything else.
@@ -137,6 +143,9 @@ func readDir(f host.FS, dir string, r release, fork bool) Lookup {
 	}
 	h, problems := ParseHosts(l.File, data)
 	l.Problems = forRelease(problems, r)
+	if fork {
+		l.Problems = slices.DeleteFunc(l.Problems, isRewrite)
+	}
 	for _, file := range h.files() {
 		if _, err := f.Stat(file); err != nil {
 			l.Problems = append(l.Problems, newDiag(idHostsCA, diag.Where{File: l.File}, file+" cannot be read: "+err.Error(),
@@ -147,8 +156,15 @@ func readDir(f host.FS, dir string, r release, fork bool) Lookup {
 		return l
 	}
 	l.Endpoints, l.Server = h.Endpoints(), h.Server.URL
+	l.Hosts, l.ServerHost = h.Hosts, h.Server
 	l.Upstream = l.Server == "" && (h.HasServer || !fork)
 	return l
+}
+
+// isRewrite: k3s renders rewrites as tables of their hosts, which only its own containerd knows.
+// k3s: pkg/agent/templates/templates.go HostsTomlTemplate.
+func isRewrite(d *diag.Diagnostic) bool {
+	return d.ID == idHostsKey && strings.HasSuffix(d.Where.Key, ".rewrite")
 }
 
 func (h Hosts) files() []string {

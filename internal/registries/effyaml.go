@@ -59,29 +59,25 @@ func (e *Effective) readYAML(f host.FS, n distro.Node) (map[string]Lookup, error
 		return out, nil
 	}
 	e.Problems = append(e.Problems, d.lint()...)
+	e.Written = d.written()
 	off, _ := fallbackOff(f, n.Registries.DropIn, n.Registries.NoFallback)
 	off = off && n.Gates.NoFallbackKey
 	for _, kv := range slices.Concat(pairs(child(d.root(), "configs")), pairs(child(d.root(), "mirrors"))) {
 		name := kv[0].Value
-		l := Lookup{Registry: name, File: n.Registries.File, Line: kv[0].Line, Upstream: !off}
+		c, configured := d.body.Configs[name]
+		// k3s: pkg/agent/containerd/config.go getHostConfigs takes the default endpoint away only where configs has no entry
+		l := Lookup{Registry: name, File: n.Registries.File, Line: kv[0].Line, Upstream: !off || configured}
 		for _, s := range d.body.Mirrors[name].Endpoints {
 			if ep, ok := k3sEndpoint(s); ok {
-				l.Endpoints = append(l.Endpoints, d.withCA(ep))
+				h := d.host(ep)
+				l.Endpoints, l.Hosts = append(l.Endpoints, h.Endpoint), append(l.Hosts, h)
 			}
 		}
-		c := d.body.Configs[name]
 		if len(l.Endpoints) > 0 || c.Auth != nil || c.TLS != nil {
 			out[name] = l
 		}
 	}
 	return out, nil
-}
-
-func (d *yamlDoc) withCA(e Endpoint) Endpoint {
-	if c, ok := d.body.Configs[e.Host()]; ok && c.TLS != nil {
-		e.CA, e.ClientCert, e.ClientKey = c.TLS.CAFile, c.TLS.CertFile, c.TLS.KeyFile
-	}
-	return e
 }
 
 // compare finds registries whose rendered file does not say what registries.yaml says now.

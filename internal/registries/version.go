@@ -31,6 +31,10 @@ func (r release) atLeast(major, minor, patch int) bool {
 	return r.known() && r.patch >= patch
 }
 
+// HasDialTimeout says whether a containerd of that version knows the key dial_timeout of hosts.toml; an unknown
+// version does not.
+func HasDialTimeout(version string) bool { return parseRelease(version).atLeast(2, 0, 7) }
+
 // maxConfig is the highest version of config.toml that this containerd reads; 0: not known.
 func (r release) maxConfig() int {
 	switch {
