@@ -6,6 +6,7 @@ func Catalogue() []Check {
 	var all []Check
 	for _, group := range [][]Check{
 		imageChecks(),
+		workloadChecks(),
 		contentChecks(),
 		archiveChecks(),
 		registryChecks(),

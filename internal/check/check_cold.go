@@ -134,7 +134,7 @@ func coldRemedy(chain []*coldstart.Step) Remedy {
 func coldPodsCheck() Check {
 	return Check{
 		ID: "COLD-03", Title: "every pod that starts at power-on has somebody who serves its images",
-		Severity: SeverityFail, Scope: ScopeNode, DependsOn: []string{"COLD-02"}, Timeout: deepTimeout,
+		Severity: SeverityFail, Scope: ScopeNode, DependsOn: []string{"COLD-02", "IMG-04", "IMG-06"}, Timeout: deepTimeout,
 		Story: Story{
 			Seen:    "some of the cluster's own pods (CNI, CoreDNS, metrics) never start at the site",
 			Cause:   "their images were pulled at staging, collected as garbage or never listed, and no archive and no mirror has them",

@@ -13,6 +13,7 @@ import (
 	"github.com/edgeprep/edgeprep/internal/config"
 	"github.com/edgeprep/edgeprep/internal/distro"
 	"github.com/edgeprep/edgeprep/internal/host"
+	"github.com/edgeprep/edgeprep/internal/manifest"
 	"github.com/edgeprep/edgeprep/internal/mirror"
 	"github.com/edgeprep/edgeprep/internal/mirror/deploy"
 	"github.com/edgeprep/edgeprep/internal/preload"
@@ -25,6 +26,7 @@ const PendingManifests = deploy.StateDir + "/manifests"
 const (
 	maxManifestFile  = 4 << 20
 	maxManifestFiles = 2000
+	maxManifestBytes = 64 << 20
 	maxManifestDepth = 4
 )
 
@@ -65,7 +67,8 @@ func (e *Env) coldStart(ctx context.Context) coldStart {
 		c.units = append(c.units, u)
 		in.Units = append(in.Units, u.Unit)
 	}
-	in.Objects, c.bad = e.manifests()
+	m := e.memo.manifests()
+	in.Objects, c.bad = m.cold, slices.Clone(m.bad)
 	for _, r := range e.Required {
 		in.Required = append(in.Required, r.Name)
 	}
@@ -139,11 +142,19 @@ func orderedAfter(f host.FS, file, unit string) bool {
 	return false
 }
 
+// parsedManifests is what the manifests on this disk say.
+type parsedManifests struct {
+	cold    []coldstart.Object
+	objects []manifest.Object
+	static  map[string]bool // files that kubelet reads by itself
+	bad     []Finding
+}
+
 // manifests reads every static pod and every manifest that the distribution applies by itself. A file that
 // cannot be understood is a finding, not an end: others are read all the same.
-func (e *Env) manifests() ([]coldstart.Object, []Finding) {
-	var out []coldstart.Object
-	var bad []Finding
+func (e *Env) manifests() parsedManifests {
+	out := parsedManifests{static: map[string]bool{}}
+	budget := int64(maxManifestBytes)
 	for _, dir := range []struct {
 		path   string
 		static bool
@@ -153,24 +164,30 @@ func (e *Env) manifests() ([]coldstart.Object, []Finding) {
 		}
 		files, err := manifestFiles(e.Reader.FS(), dir.path, dir.static)
 		if err != nil {
-			bad = append(bad, couldNotRun(dir.path, err))
+			out.bad = append(out.bad, couldNotRun(dir.path, err))
 		}
 		for _, f := range files {
-			objects, err := readManifest(e.Reader.FS(), f, dir.static)
-			out = append(out, objects...)
+			if budget <= 0 {
+				out.bad = append(out.bad, unproven(f, "not read: there are more than "+bytesText(maxManifestBytes)+" of manifests"))
+				break
+			}
+			n, err := out.add(e.Reader.FS(), f, dir.static)
+			budget -= n
 			if err != nil {
-				bad = append(bad, unproven(f, err.Error()))
+				out.bad = append(out.bad, unproven(f, err.Error()))
 			}
 		}
 	}
-	return out, bad
+	return out
 }
 
-func readManifest(f host.FS, file string, static bool) ([]coldstart.Object, error) {
+// add reads one file; n is its size.
+func (p *parsedManifests) add(f host.FS, file string, static bool) (n int64, err error) {
 	data, err := f.ReadFile(file, maxManifestFile)
 	if err != nil {
-		return nil, err
+		return 0, err
 	}
+	p.static[file] = static
 	objects, err := coldstart.ParseManifest(file, data, static)
 	for _, o := range objects {
 		if o.Pod == nil {
@@ -180,7 +197,13 @@ func readManifest(f host.FS, file string, static bool) ([]coldstart.Object, erro
 			o.Pod.Containers[i].Image = fullName(c.Image)
 		}
 	}
-	return objects, err
+	p.cold = append(p.cold, objects...)
+	named, nameErr := manifest.Parse(file, data)
+	p.objects = append(p.objects, named...)
+	if err == nil {
+		err = nameErr
+	}
+	return int64(len(data)), err
 }
 
 // manifestFiles lists the files of a directory as their readers do: kubelet takes every file that is not
@@ -234,7 +257,7 @@ func (e *Env) holding(cached func(string) (bool, string)) func(string) coldstart
 		switch _, err := e.memo.images(); {
 		case err == nil:
 			if _, ok := e.record(r); ok {
-				h.Node = "in containerd"
+				h.Node = inContainerd
 			}
 		case h.Node == "":
 			h.Unknown = "containerd does not run, so what it has is not known"

@@ -78,6 +78,9 @@ type memo struct {
 	kubelet func() (kubelet.Config, error)
 	// endpoints are the mirrors, each asked once for what it speaks
 	endpoints func() []probed
+	// manifests are those on this disk, set is what they and the distribution ask for, and who has it
+	manifests func() parsedManifests
+	set       func() imageSet
 	egress    Egress
 }
 
@@ -116,6 +119,8 @@ func (e Env) prepared(ctx context.Context, opts Options) (*Env, error) {
 	e.memo.kubelet = sync.OnceValues(func() (kubelet.Config, error) { return kubelet.Read(e.Reader.FS(), e.Node.Kubelet) })
 	e.memo.endpoints = sync.OnceValue(func() []probed { return e.probeEndpoints(ctx) })
 	e.memo.cold = sync.OnceValue(func() coldStart { return e.coldStart(ctx) })
+	e.memo.manifests = sync.OnceValue(e.manifests)
+	e.memo.set = sync.OnceValue(func() imageSet { return e.imageSet(ctx) })
 	return &e, nil
 }
 

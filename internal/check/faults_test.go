@@ -33,6 +33,7 @@ func faults(t *testing.T) map[string]fault {
 		firstFaults,
 		kubeletFaults,
 		REGFaults,
+		IMGFaults,
 	} {
 		for name, f := range group() {
 			if _, ok := all[name]; ok {
@@ -75,7 +76,7 @@ func firstFaults() map[string]fault {
 				s.containerd().DropBlob(img.Platforms[0].Manifest)
 			}},
 		"the node is of another platform": {check: "CRI-02", says: "no manifest for linux/riscv64",
-			also: []string{"TAR-01", "MIR-03", "IMG-01"}, inject: func(s *site) { s.env.Platform = "linux/riscv64" }},
+			also: []string{"TAR-01", "MIR-03", "IMG-01", "IMG-06"}, inject: func(s *site) { s.env.Platform = "linux/riscv64" }},
 		"an image is not unpacked": {check: "CRI-02", says: "not unpacked", status: StatusWarn,
 			inject: func(s *site) { s.containerd().CRI().State.Snapshotter = "native" }},
 		"nothing is required": {check: "CRI-10", says: "nothing to prove", status: StatusUnproven, also: []string{"CRI-02", "MIR-03", "MIR-04"},
@@ -188,9 +189,9 @@ func firstFaults() map[string]fault {
 			inject: func(s *site) {
 				s.node.UnitState().Add(host.Unit{Name: "kubelet.service", Active: "active", Enabled: "enabled"})
 			}},
-		"a static pod's image is nowhere": {check: "COLD-03", says: "neither the node nor the mirror has it",
+		"a static pod's image is nowhere": {check: "COLD-03", says: "neither the node nor the mirror has it", also: []string{"IMG-04"},
 			inject: func(s *site) { s.staticPod("quay.io/absent/agent:1", "IfNotPresent") }},
-		"a static pod always asks for what only the node has": {check: "COLD-03", says: "pull policy Always", inject: func(s *site) {
+		"a static pod always asks for what only the node has": {check: "COLD-03", says: "pull policy Always", also: []string{"IMG-06"}, inject: func(s *site) {
 			img := s.images()[imagetest.WebName]
 			img.Name = "docker.io/library/only-here:1"
 			if err := s.containerd().SetImage(s.t.Context(), img); err != nil {
@@ -198,7 +199,7 @@ func firstFaults() map[string]fault {
 			}
 			s.staticPod("only-here:1", "Always")
 		}},
-		"a static pod is not YAML": {check: "COLD-03", says: "not a Kubernetes manifest", status: StatusUnproven, inject: func(s *site) {
+		"a static pod is not YAML": {check: "COLD-03", says: "not a Kubernetes manifest", status: StatusUnproven, also: []string{"IMG-04"}, inject: func(s *site) {
 			s.env.Node.Workload.StaticPods = "/etc/kubernetes/manifests"
 			s.node.WriteFile("/etc/kubernetes/manifests/x.yaml", "kind: Pod\nmetadata: [")
 		}},

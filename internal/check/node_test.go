@@ -140,6 +140,7 @@ func newSite(t *testing.T, tpl template, n distro.Node) *site {
 	}
 	s.require(append(tpl.set.Names(), sensorBoth(tpl.set))...)
 	s.staticPod(imagetest.WebName, "IfNotPresent")
+	healthyIMG(s)
 	s.preload()
 	s.serve()
 	healthyKubelet(s)
