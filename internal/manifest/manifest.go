@@ -39,7 +39,7 @@ type Container struct {
 	Role   string // "container", "init container", "ephemeral container"
 	Name   string
 	Image  string
-	Policy string // as written; empty: not said
+	Policy string   // as written; empty: not said
 	Words  []string // command, arguments, values of the environment
 	Line   int
 }
