@@ -291,8 +291,7 @@ func runOwner(_ context.Context, e *Env) []Finding {
 			out = append(out, Finding{Status: StatusWarn, Subject: at, Expected: "not there", Observed: "Spegel has moved files of this directory away", Source: at, Remedy: fix})
 		}
 	}
-	objects, _ := e.manifests() // what cannot be read is COLD-03's
-	for _, o := range objects {
+	for _, o := range e.memo.manifests().cold { // what cannot be read is IMG-04's
 		if isSpegel(o) {
 			out = append(out, Finding{Status: StatusWarn, Subject: o.String(), Expected: "one owner of hosts.toml files", Observed: "Spegel is started by a manifest on this disk", Source: o.Source, Remedy: fix})
 		}
