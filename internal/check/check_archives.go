@@ -47,31 +47,30 @@ type inspected struct {
 
 // inspectAll inspects every archive of the site, side by side.
 func inspectAll(ctx context.Context, e *Env) []inspected {
-	known := e.Known
-	if e.opts.Deep {
-		known = nil
-	}
 	out := make([]inspected, len(e.Archives))
 	parallel(len(out), func(i int) {
 		p := e.Archives[i]
-		a, err := preload.Inspect(ctx, e.Reader.FS(), p, known, e.opts.Sink)
+		a, err := preload.Inspect(ctx, e.Reader.FS(), p, e.known(), e.opts.Sink)
 		out[i] = inspected{p, a, err}
 	})
 	return out
 }
 
 func runIntact(_ context.Context, e *Env) []Finding {
-	if len(e.Archives) == 0 {
-		return []Finding{skip("archives", "[images] archives names none")}
-	}
 	var out []Finding
-	for _, a := range e.memo.archives() {
+	for _, a := range slices.Concat(e.memo.archives(), e.memo.unnamed()) {
 		out = append(out, e.intact(a))
+	}
+	if len(out) == 0 {
+		return []Finding{skip("archives", "[images] archives names none")}
 	}
 	return out
 }
 
 func (e *Env) intact(a inspected) Finding {
+	if errors.Is(a.err, errNotRead) {
+		return deferred(a.path, "[images] archives does not name it and it is large: run edgeprep check --deep, which reads all")
+	}
 	if a.err != nil {
 		f := Finding{Status: StatusFail, Subject: a.path, Expected: "a whole archive", Observed: a.err.Error(), Source: "read from end to end"}
 		if ds := diag.Of(a.err); len(ds) > 0 {
@@ -248,9 +247,9 @@ func hasExtension(file string, known []string) bool {
 	})
 }
 
-// inArchives finds the images of a name, or of a digest, in the site's archives.
+// inArchives finds the images of a name, or of a digest, in the archives of the site and of the image directory.
 func (e *Env) inArchives(match func(preload.Image) bool) (where []string, errs []string) {
-	for _, a := range e.memo.archives() {
+	for _, a := range slices.Concat(e.memo.archives(), e.memo.unnamed()) {
 		if a.err != nil {
 			errs = append(errs, a.path)
 			continue

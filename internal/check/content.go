@@ -31,11 +31,12 @@ type walk struct {
 	deep     bool              // hash the layers too; manifests and configs are always hashed
 	hashed   map[string]string // layers looked at before, and what was wrong with them: images share layers
 	flaws    []string
+	config   string // digest of the config of the manifest that was followed: what the image is, however it was saved
 }
 
 // from walks one image and says what is wrong with it; hashed is kept for the next one.
 func (w *walk) from(ctx context.Context, target host.Descriptor) (flaws []string, err error) {
-	w.flaws = nil
+	w.flaws, w.config = nil, ""
 	err = w.node(ctx, ocispec.Descriptor{MediaType: target.MediaType, Digest: digest.Digest(target.Digest), Size: target.Size}, 0)
 	return w.flaws, err
 }
@@ -99,6 +100,7 @@ func platformName(p ocispec.Platform) string {
 
 // image follows a manifest's config and layers.
 func (w *walk) image(ctx context.Context, config ocispec.Descriptor, layers []ocispec.Descriptor) error {
+	w.config = config.Digest.String()
 	body, ok, err := w.document(ctx, config, "config")
 	if err != nil {
 		return err

@@ -70,7 +70,10 @@ type memo struct {
 	images func() (map[string]host.Image, error)
 	// archives are those of the site, inspected once
 	archives func() []inspected
-	mirrors  func() []mirrorWalk
+	// loader is what lies in the image directory, unnamed the archives there that the site does not name
+	loader  func() loaderDir
+	unnamed func() []inspected
+	mirrors func() []mirrorWalk
 	// registries is what the runtime would do for a pull
 	registries func() (registries.Effective, error)
 	cold       func() coldStart
@@ -112,6 +115,8 @@ func (e Env) prepared(ctx context.Context, opts Options) (*Env, error) {
 		return imageRecords(ctx, e.Reader.Runtime(e.Node.Runtime.Endpoint))
 	})
 	e.memo.archives = sync.OnceValue(func() []inspected { return inspectAll(ctx, &e) })
+	e.memo.loader = sync.OnceValue(func() loaderDir { return readLoaderDir(&e) })
+	e.memo.unnamed = sync.OnceValue(func() []inspected { return inspectUnnamed(ctx, &e) })
 	e.memo.mirrors = sync.OnceValue(func() []mirrorWalk { return walkMirrors(ctx, &e) })
 	e.memo.registries = sync.OnceValues(func() (registries.Effective, error) {
 		return registries.ReadEffective(ctx, e.Reader, e.Node)
@@ -174,6 +179,23 @@ func (e *Env) withRuntime(ctx context.Context, subject string) []Finding {
 		return []Finding{f}
 	}
 	return []Finding{deferred(subject, "no runtime: "+e.runtimeUnit()+" is not running; start it and run edgeprep check again")}
+}
+
+// withContainerd is withRuntime for checks that ask containerd itself, whose CRI plugin may be away.
+func (e *Env) withContainerd(ctx context.Context, subject string) []Finding {
+	if !e.memo.facts.Live {
+		return e.withRuntime(ctx, subject)
+	}
+	_, err := e.memo.images()
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, host.ErrUnavailable) && !e.runtimeExpected(ctx):
+		return []Finding{deferred(subject, "no runtime: "+e.runtimeUnit()+" is not running; start it and run edgeprep check again")}
+	}
+	f := couldNotRun(subject, err)
+	f.Remedy = Remedy{Text: "see why", Command: "journalctl -u " + e.runtimeUnit() + " -n 50"}
+	return []Finding{f}
 }
 
 // runtimeUnit is the unit that brings the runtime up.

@@ -30,6 +30,7 @@ func faults(t *testing.T) map[string]fault {
 	t.Helper()
 	all := map[string]fault{}
 	for _, group := range []func() map[string]fault{
+		archiveFaults,
 		firstFaults,
 		kubeletFaults,
 		REGFaults,
@@ -53,7 +54,7 @@ func firstFaults() map[string]fault {
 			inject: func(s *site) { s.containerd().CRI().Down = true }},
 		"imported by tag, required by digest": {check: "IMG-07", says: "the same digest is stored as " + imagetest.SensorName, also: []string{"CRI-10", "CRI-02"},
 			inject: func(s *site) { s.removeImage(digestName(s.set, imagetest.SensorName)) }},
-		"another digest than the one required": {check: "IMG-07", says: "the repository has", also: []string{"CRI-10", "CRI-02"},
+		"another digest than the one required": {check: "IMG-07", says: "the repository has", also: []string{"CRI-10", "CRI-02", "TAR-17"},
 			inject: func(s *site) {
 				s.removeImage(digestName(s.set, imagetest.SensorName))
 				s.retarget(imagetest.SensorName, imagetest.WebName)

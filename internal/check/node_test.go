@@ -138,6 +138,7 @@ func newSite(t *testing.T, tpl template, n distro.Node) *site {
 		Reader: s.node, Node: n, Archives: []string{archivePath}, Net: s.net, Now: clock,
 		Site: config.Site{Version: 1, Registries: config.Registries{Write: true}, Mirror: config.Mirror{Mode: string(config.ModeSystemd), Cache: "/var/lib/edgeprep/mirror"}},
 	}
+	healthyArchives(s)
 	s.require(append(tpl.set.Names(), sensorBoth(tpl.set))...)
 	s.staticPod(imagetest.WebName, "IfNotPresent")
 	healthyIMG(s)

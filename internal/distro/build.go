@@ -219,6 +219,7 @@ func (b *builder) gates(context.Context) error {
 		ImportCache:   open(rules.ImportCache),
 		NoFallbackKey: open(rules.NoFallbackKey),
 		StarMirror:    open(rules.StarMirror),
+		PartialIndex:  open(rules.PartialIndex),
 	}
 	return nil
 }
@@ -234,6 +235,8 @@ func (g Gates) named(name string) bool {
 		return g.ImportCache
 	case "no_fallback_key":
 		return g.NoFallbackKey
+	case "partial_index":
+		return g.PartialIndex
 	}
 	return g.StarMirror
 }
@@ -252,11 +255,9 @@ func (b *builder) fill(fields map[*string]string) error {
 
 func (b *builder) preload(context.Context) error {
 	rule, p := b.d.Preload, &b.n.Preload
-	*p = Preload{Method: rule.Method, Extensions: rule.Extensions, MaxWindow: rule.MaxWindow, Sentinel: rule.Sentinel}
+	*p = Preload{Method: rule.Method, Extensions: rule.Extensions, MaxWindow: rule.MaxWindow, Sentinel: rule.Sentinel,
+		CacheFile: rule.CacheFile, PullLists: rule.PullLists, LoaderPin: rule.LoaderPin}
 	p.Restart = rule.Method == "directory" && !b.n.Gates.Watch
-	if b.n.Gates.ImportCache {
-		p.CacheFile = rule.CacheFile
-	}
 	return b.fill(map[*string]string{&p.Dir: rule.Dir, &p.Stage: rule.Stage})
 }
 

@@ -134,6 +134,8 @@ type PreloadRule struct {
 	MaxWindow  int64    `toml:"max_window" json:"maxWindow,omitempty"`
 	Sentinel   string   `toml:"sentinel" json:"sentinel,omitempty"`
 	CacheFile  string   `toml:"cache_file" json:"cacheFile,omitempty"`
+	PullLists  string   `toml:"pull_lists" json:"pullLists,omitempty"` // extension of the lists of references in Dir that are pulled at start
+	LoaderPin  string   `toml:"loader_pin" json:"loaderPin,omitempty"` // on images that the loader pinned and will unpin when their archive is gone
 }
 
 // RegistriesRule says where registry configuration goes.
@@ -191,8 +193,9 @@ type BringRule struct {
 // SandboxRule says which pause image is used.
 type SandboxRule struct {
 	Setting  string         `toml:"setting" json:"setting,omitempty"`
-	Prefix   string         `toml:"prefix" json:"prefix,omitempty"` // setting with a registry that is put before it
-	Of       string         `toml:"of" json:"of"`                   // whose version Default goes by: "distribution" or "runtime"
+	Kubelet  string         `toml:"kubelet" json:"kubelet,omitempty"` // setting with what kubelet is told, which does not count for containerd
+	Prefix   string         `toml:"prefix" json:"prefix,omitempty"`   // setting with a registry that is put before it
+	Of       string         `toml:"of" json:"of"`                     // whose version Default goes by: "distribution" or "runtime"
 	Defaults []VersionValue `toml:"default" json:"defaults,omitempty"`
 }
 
@@ -223,6 +226,7 @@ type GateRules struct {
 	ImportCache   *Gate `toml:"import_cache" json:"importCache,omitempty"`
 	NoFallbackKey *Gate `toml:"no_fallback_key" json:"noFallbackKey,omitempty"`
 	StarMirror    *Gate `toml:"star_mirror" json:"starMirror,omitempty"`
+	PartialIndex  *Gate `toml:"partial_index" json:"partialIndex,omitempty"`
 }
 
 // Gate is open for some versions.

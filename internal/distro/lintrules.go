@@ -14,7 +14,7 @@ import (
 var idForm = regexp.MustCompile(`^[a-z][a-z0-9-]*$`)
 
 func gateNames() []string {
-	return []string{"watch", "recursive", "import_cache", "no_fallback_key", "star_mirror"}
+	return []string{"watch", "recursive", "import_cache", "no_fallback_key", "star_mirror", "partial_index"}
 }
 
 func roleNames() []string {
@@ -229,6 +229,9 @@ func (l *linter) preload() {
 			l.at("CFG-104", fmt.Sprintf("extension %q does not begin with a dot", e), "write ."+e, "preload", "extensions", strconv.Itoa(i))
 		}
 	}
+	if rule.PullLists != "" && !strings.HasPrefix(rule.PullLists, ".") {
+		l.at("CFG-104", fmt.Sprintf("extension %q does not begin with a dot", rule.PullLists), "write ."+rule.PullLists, "preload", "pull_lists")
+	}
 	if rule.MaxWindow < 0 {
 		l.at("CFG-104", "preload.max_window is negative", "write the number of bytes, or leave it out", "preload", "max_window")
 	}
@@ -262,6 +265,7 @@ func (l *linter) sandbox() {
 	l.oneOf(rule.Of, []string{"distribution", "runtime"}, "sandbox", "of")
 	l.setting(rule.Setting, "sandbox", "setting")
 	l.setting(rule.Prefix, "sandbox", "prefix")
+	l.setting(rule.Kubelet, "sandbox", "kubelet")
 	l.versionValues(rule.Defaults, "sandbox", "default")
 }
 
@@ -301,7 +305,7 @@ func (l *linter) listSetting(name string, p ...string) {
 
 func (l *linter) gates() {
 	g := l.d.Gates
-	for i, gate := range []*Gate{g.Watch, g.Recursive, g.ImportCache, g.NoFallbackKey, g.StarMirror} {
+	for i, gate := range []*Gate{g.Watch, g.Recursive, g.ImportCache, g.NoFallbackKey, g.StarMirror, g.PartialIndex} {
 		if gate == nil {
 			continue
 		}

@@ -29,8 +29,10 @@ type Node struct {
 	Workload   Workload   `json:"workload"`
 	Kubelet    Kubelet    `json:"kubelet"`
 	Sandbox    string     `json:"sandbox,omitempty"` // the pause image's reference, as far as files tell
-	Images     Images     `json:"images,omitzero"`
-	Gates      Gates      `json:"gates"`
+	// KubeletSandbox is the pause image that kubelet is told to keep from its collection; empty: none.
+	KubeletSandbox string `json:"kubeletSandbox,omitempty"`
+	Images         Images `json:"images,omitzero"`
+	Gates          Gates  `json:"gates"`
 
 	Certificates []Certificates `json:"certificates,omitempty"`
 	Datastore    Datastore      `json:"datastore,omitzero"` // of a server
@@ -74,6 +76,8 @@ type Preload struct {
 	MaxWindow  int64    `json:"maxWindow,omitempty"` // zstd window in bytes; 0: no limit
 	Sentinel   string   `json:"sentinel,omitempty"`  // file to be placed last; empty: none
 	CacheFile  string   `json:"cacheFile,omitempty"` // to be created empty when Gates allow it
+	PullLists  string   `json:"pullLists,omitempty"` // extension of lists in Dir that are pulled before kubelet starts; empty: there are none
+	LoaderPin  string   `json:"loaderPin,omitempty"` // label of the loader's own pins, which it takes off again; empty: it has none
 	// Restart: new archives take effect only after a restart of Units.
 	Restart bool `json:"restart,omitempty"`
 }
@@ -141,4 +145,5 @@ type Gates struct {
 	ImportCache   bool `json:"importCache"`   // .cache.json works and keeps pins
 	NoFallbackKey bool `json:"noFallbackKey"` // knows Registries.NoFallback
 	StarMirror    bool `json:"starMirror"`    // "*" works with a fallback
+	PartialIndex  bool `json:"partialIndex"`  // an index is imported although platforms it names are not in the archive
 }

@@ -41,17 +41,19 @@ func TestBuiltinGates(t *testing.T) {
 	for v, want := range map[string]Gates{
 		"v1.29.1+k3s1":  {NoFallbackKey: true},
 		"v1.29.3+k3s1":  {NoFallbackKey: true, StarMirror: true},
-		"v1.29.13+k3s1": {Watch: true, NoFallbackKey: true, StarMirror: true},
-		"v1.31.6+k3s1":  {Watch: true, NoFallbackKey: true},
-		"v1.32.3+k3s1":  {Watch: true, NoFallbackKey: true, StarMirror: true},
-		"v1.33.1+k3s1":  {Watch: true, Recursive: true, NoFallbackKey: true, StarMirror: true},
-		"v1.36.2+k3s1":  {Watch: true, Recursive: true, NoFallbackKey: true, StarMirror: true},
-		"v1.36.3+k3s1":  {Watch: true, Recursive: true, ImportCache: true, NoFallbackKey: true, StarMirror: true},
-		"v1.37.0+k3s1":  {Watch: true, Recursive: true, ImportCache: true, NoFallbackKey: true, StarMirror: true},
+		"v1.29.13+k3s1": {Watch: true, NoFallbackKey: true, StarMirror: true, PartialIndex: true},
+		"v1.31.6+k3s1":  {Watch: true, NoFallbackKey: true, PartialIndex: true},
+		"v1.32.3+k3s1":  {Watch: true, NoFallbackKey: true, StarMirror: true, PartialIndex: true},
+		"v1.33.1+k3s1":  {Watch: true, Recursive: true, NoFallbackKey: true, StarMirror: true, PartialIndex: true},
+		"v1.36.2+k3s1":  {Watch: true, Recursive: true, NoFallbackKey: true, StarMirror: true, PartialIndex: true},
+		"v1.36.3+k3s1":  {Watch: true, Recursive: true, ImportCache: true, NoFallbackKey: true, StarMirror: true, PartialIndex: true},
+		"v1.37.0+k3s1":  {Watch: true, Recursive: true, ImportCache: true, NoFallbackKey: true, StarMirror: true, PartialIndex: true},
+		"v1.30.1+k3s1":  {NoFallbackKey: true, StarMirror: true},
+		"v1.30.2+k3s1":  {NoFallbackKey: true, StarMirror: true, PartialIndex: true},
 		"v1.26.12+k3s1": {},
 	} {
 		g := d.Gates
-		got := Gates{g.Watch.open(v), g.Recursive.open(v), g.ImportCache.open(v), g.NoFallbackKey.open(v), g.StarMirror.open(v)}
+		got := Gates{g.Watch.open(v), g.Recursive.open(v), g.ImportCache.open(v), g.NoFallbackKey.open(v), g.StarMirror.open(v), g.PartialIndex.open(v)}
 		if got != want {
 			t.Errorf("%s: %+v, want %+v", v, got, want)
 		}

@@ -21,6 +21,8 @@ type FS interface {
 	ReadDir(path string) ([]FileInfo, error)
 	// Space is the room on the file system that holds path or its nearest existing parent.
 	Space(path string) (Space, error)
+	// Label is the SELinux context of path, links followed; empty when it has none.
+	Label(path string) (string, error)
 }
 
 // File is an open file.

@@ -20,6 +20,8 @@ type Runtime interface {
 	Unpacked(ctx context.Context, name, platform, snapshotter string) (bool, error)
 	// Leases lists leases.
 	Leases(ctx context.Context) ([]Lease, error)
+	// Plugins lists containerd's plugins, those that did not load with the reason.
+	Plugins(ctx context.Context) ([]Plugin, error)
 }
 
 // RuntimeControl changes images.
@@ -41,6 +43,14 @@ type Image struct {
 	Name   string            `json:"name"`
 	Target Descriptor        `json:"target"`
 	Labels map[string]string `json:"labels,omitempty"`
+}
+
+// Plugin is a part of containerd.
+type Plugin struct {
+	Type    string            `json:"type"`              // "io.containerd.snapshotter.v1"
+	ID      string            `json:"id"`                // "overlayfs"
+	Error   string            `json:"error,omitempty"`   // why it did not load; empty: it did
+	Exports map[string]string `json:"exports,omitempty"` // what it tells of itself: "root"
 }
 
 // Lease is a containerd lease.

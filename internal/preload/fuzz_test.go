@@ -218,6 +218,7 @@ func (m memory) ReadFile(path string, _ int64) ([]byte, error) {
 }
 func (memory) ReadDir(string) ([]host.FileInfo, error) { return nil, errors.New("not a directory") }
 func (memory) Space(string) (host.Space, error)        { return host.Space{}, nil }
+func (memory) Label(string) (string, error)            { return "", nil }
 
 type memoryFile struct{ *bytes.Reader }
 

@@ -38,6 +38,7 @@ func FilesConformance(t *testing.T, open func(t *testing.T) host.Host) {
 		"Loop":             filesLoop,
 		"Relative":         filesRelative,
 		"Space":            filesSpace,
+		"Label":            filesLabel,
 		"Place":            filesPlace,
 		"PlaceMethods":     filesPlaceMethods,
 		"PlaceWrongSize":   filesPlaceSize,
@@ -340,6 +341,19 @@ func filesSpace(t *testing.T, f filesTest) {
 	f.check(t, err)
 	if a.Total <= 0 || a.Dev != b.Dev || a.Total != b.Total || a.ReadOnly {
 		t.Errorf("space: %+v and %+v", a, b)
+	}
+}
+
+func filesLabel(t *testing.T, f filesTest) {
+	f.check(t, f.Write(context.Background(), top+"/f", []byte("x"), host.Meta{Mode: 0o644}))
+	f.check(t, f.Symlink(context.Background(), top+"/l", "f"))
+	own, err := f.Label(top + "/f")
+	f.check(t, err)
+	if linked, err := f.Label(top + "/l"); err != nil || linked != own {
+		t.Errorf("through a link %q, %v; want %q", linked, err, own)
+	}
+	if _, err := f.Label(top + "/none"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("of a missing file: %v", err)
 	}
 }
 

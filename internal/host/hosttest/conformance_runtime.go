@@ -42,6 +42,7 @@ func RuntimeConformance(t *testing.T, open func(t *testing.T) RuntimeUnderTest) 
 		"SetImage":         runtimeSetImage,
 		"RemoveImage":      runtimeRemoveImage,
 		"Blobs":            runtimeBlobs,
+		"Plugins":          runtimePlugins,
 		"Cancelled":        runtimeCancelled,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, open(t)) })
@@ -145,6 +146,22 @@ func runtimeVersion(t *testing.T, r RuntimeUnderTest) {
 	v, err := r.Control.Version(context.Background())
 	if err != nil || v == "" || strings.HasPrefix(v, "v") {
 		t.Errorf("version %q, %v; want it without v", v, err)
+	}
+}
+
+func runtimePlugins(t *testing.T, r RuntimeUnderTest) {
+	all, err := r.Control.Plugins(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	loaded := map[string]bool{}
+	for _, p := range all {
+		loaded[p.Type+"."+p.ID] = p.Error == ""
+	}
+	for _, want := range []string{"io.containerd.content.v1.content", "io.containerd.grpc.v1.cri"} {
+		if !loaded[want] {
+			t.Errorf("%s is not loaded: %+v", want, all)
+		}
 	}
 }
 

@@ -37,6 +37,7 @@ type Runtime struct {
 	unpacked map[string]bool // manifest digest + snapshotter
 	leases   map[string]host.Lease
 	inUse    []string
+	plugins  []host.Plugin
 	imports  int
 }
 
@@ -44,6 +45,13 @@ func newRuntime(f *Faults) *Runtime {
 	r := &Runtime{
 		faults: f, version: "2.4.2", images: map[string]host.Image{}, blobs: map[string][]byte{},
 		unpacked: map[string]bool{}, leases: map[string]host.Lease{},
+		plugins: []host.Plugin{
+			{Type: "io.containerd.content.v1", ID: "content"},
+			{Type: "io.containerd.snapshotter.v1", ID: "overlayfs", Exports: map[string]string{"root": "/var/lib/containerd/io.containerd.snapshotter.v1.overlayfs"}},
+			{Type: "io.containerd.snapshotter.v1", ID: "zfs", Error: "path must be a zfs filesystem: skip plugin"},
+			{Type: "io.containerd.cri.v1", ID: "images"}, {Type: "io.containerd.cri.v1", ID: "runtime"},
+			{Type: "io.containerd.grpc.v1", ID: "cri"},
+		},
 	}
 	r.cri = &CRI{r: r, State: host.CRIStatus{
 		RuntimeReady: true, NetworkReady: true, SandboxImage: "registry.k8s.io/pause:3.10.1", Snapshotter: "overlayfs",
@@ -60,6 +68,14 @@ func (r *Runtime) SetVersion(v string) { r.with(func() { r.version = v }) }
 
 // SetInUse sets the names that containers use.
 func (r *Runtime) SetInUse(names ...string) { r.with(func() { r.inUse = names }) }
+
+// SetPlugin replaces what is told of a plugin, or adds it.
+func (r *Runtime) SetPlugin(p host.Plugin) {
+	r.with(func() {
+		r.plugins = slices.DeleteFunc(r.plugins, func(o host.Plugin) bool { return o.Type == p.Type && o.ID == p.ID })
+		r.plugins = append(r.plugins, p)
+	})
+}
 
 // AddLease makes a lease, as a killed run leaves it.
 func (r *Runtime) AddLease(l host.Lease) { r.with(func() { r.leases[l.ID] = l }) }
@@ -166,6 +182,15 @@ func snapshotterOr(s string) string {
 		return "overlayfs"
 	}
 	return s
+}
+
+// Plugins implements host.Runtime.
+func (r *Runtime) Plugins(context.Context) ([]host.Plugin, error) {
+	if err := r.enter("Plugins"); err != nil {
+		return nil, err
+	}
+	defer r.mu.Unlock()
+	return slices.Clone(r.plugins), nil
 }
 
 // Leases implements host.Runtime.

@@ -35,12 +35,13 @@ func (n noRuntime) err() error {
 	return fmt.Errorf("containerd at %s cannot be asked: %w", n.ep.Socket, host.ErrUnavailable)
 }
 
-func (n noRuntime) Version(context.Context) (string, error)      { return "", n.err() }
-func (n noRuntime) Images(context.Context) ([]host.Image, error) { return nil, n.err() }
-func (n noRuntime) Leases(context.Context) ([]host.Lease, error) { return nil, n.err() }
-func (n noRuntime) InUse(context.Context) ([]string, error)      { return nil, n.err() }
-func (n noRuntime) SetImage(context.Context, host.Image) error   { return n.err() }
-func (n noRuntime) RemoveImage(context.Context, string) error    { return n.err() }
+func (n noRuntime) Version(context.Context) (string, error)        { return "", n.err() }
+func (n noRuntime) Images(context.Context) ([]host.Image, error)   { return nil, n.err() }
+func (n noRuntime) Leases(context.Context) ([]host.Lease, error)   { return nil, n.err() }
+func (n noRuntime) Plugins(context.Context) ([]host.Plugin, error) { return nil, n.err() }
+func (n noRuntime) InUse(context.Context) ([]string, error)        { return nil, n.err() }
+func (n noRuntime) SetImage(context.Context, host.Image) error     { return n.err() }
+func (n noRuntime) RemoveImage(context.Context, string) error      { return n.err() }
 func (n noRuntime) BlobSize(context.Context, string) (int64, bool, error) {
 	return 0, false, n.err()
 }
