@@ -18,6 +18,7 @@ func Catalogue() []Check {
 		coldChecks(),
 		bootChecks(),
 		kubeletChecks(),
+		hostChecks(),
 		{egressCheck()},
 	} {
 		all = append(all, group...)

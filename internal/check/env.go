@@ -84,7 +84,9 @@ type memo struct {
 	// manifests are those on this disk, set is what they and the distribution ask for, and who has it
 	manifests func() parsedManifests
 	set       func() imageSet
-	egress    Egress
+	// certificates are those of the distribution
+	certificates func() certificates
+	egress       Egress
 }
 
 // criAnswer is the CRI service's account of itself.
@@ -123,6 +125,7 @@ func (e Env) prepared(ctx context.Context, opts Options) (*Env, error) {
 	})
 	e.memo.kubelet = sync.OnceValues(func() (kubelet.Config, error) { return kubelet.Read(e.Reader.FS(), e.Node.Kubelet) })
 	e.memo.endpoints = sync.OnceValue(func() []probed { return e.probeEndpoints(ctx) })
+	e.memo.certificates = sync.OnceValue(e.readCertificates)
 	e.memo.cold = sync.OnceValue(func() coldStart { return e.coldStart(ctx) })
 	e.memo.manifests = sync.OnceValue(e.manifests)
 	e.memo.set = sync.OnceValue(func() imageSet { return e.imageSet(ctx) })

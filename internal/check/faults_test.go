@@ -35,6 +35,7 @@ func faults(t *testing.T) map[string]fault {
 		kubeletFaults,
 		REGFaults,
 		IMGFaults,
+		hostFaults,
 	} {
 		for name, f := range group() {
 			if _, ok := all[name]; ok {

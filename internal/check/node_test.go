@@ -145,6 +145,7 @@ func newSite(t *testing.T, tpl template, n distro.Node) *site {
 	s.preload()
 	s.serve()
 	healthyKubelet(s)
+	healthyHost(s)
 	return s
 }
 

@@ -15,6 +15,8 @@ type CertificateRule struct {
 	Renewed string `toml:"renewed" json:"renewed,omitempty"`
 	// Within says how many days before their end a start renews them; empty: always.
 	Within []VersionValue `toml:"within" json:"within,omitempty"`
+	// Renew is the command that makes them anew, for people.
+	Renew string `toml:"renew" json:"renew,omitempty"`
 }
 
 // DatastoreRule says where a server keeps the cluster's state, and what brings it back.
@@ -42,6 +44,7 @@ type Certificates struct {
 	Files   []string `json:"files"`
 	Renewed string   `json:"renewed,omitempty"` // "start", "running" or never
 	Within  int      `json:"within,omitempty"`  // days before the end; 0: at any start
+	Renew   string   `json:"renew,omitempty"`   // command
 }
 
 // Datastore is where this server keeps the cluster's state; empty on others.
@@ -73,6 +76,9 @@ func (b *builder) material(context.Context) error {
 			return err
 		}
 		c := Certificates{Files: files, Renewed: rule.Renewed}
+		if c.Renew, err = b.x.text(rule.Renew); err != nil {
+			return err
+		}
 		if c.Within, err = b.days(rule.Within); err != nil {
 			return err
 		}
@@ -137,6 +143,7 @@ func (l *linter) material() {
 		}
 		l.patterns(c.Files, append(p, "files")...)
 		l.oneOf(c.Renewed, []string{"", "start", "running"}, append(p, "renewed")...)
+		l.template(c.Renew, append(p, "renew")...)
 		l.versionValues(c.Within, append(p, "within")...)
 		for k, w := range c.Within {
 			at := append(p, "within", strconv.Itoa(k))
