@@ -50,8 +50,12 @@ func (p *problems) enum(key, v string, allowed ...string) {
 
 func (p *problems) absolute(key, v string) {
 	if v != "" && (!path.IsAbs(v) || path.Clean(v) != v) {
+		file := path.Join("/", v)
+		if strings.HasSuffix(key, "_file") && !strings.Contains(v, "/") { // no path at all: a secret perhaps, which is not repeated
+			file = "/etc/edgeprep/" + key[strings.LastIndexByte(key, '.')+1:]
+		}
 		p.at("CFG-012", key, fmt.Sprintf("%s = %q is not a clean absolute path", key, v),
-			"edgeprep never depends on the directory that it was started in", fmt.Sprintf("%s = %q", key, path.Join("/", v)))
+			"edgeprep never depends on the directory that it was started in", fmt.Sprintf("%s = %q", key, file))
 	}
 }
 

@@ -3,9 +3,12 @@
 package diag
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
+
+	"github.com/edgeprep/edgeprep/internal/redact"
 )
 
 // Severity ranks a diagnostic.
@@ -55,8 +58,24 @@ func (w Where) String() string {
 	return w.Key
 }
 
+// shown is the finding without secrets: it may quote a configuration that holds one where none belongs.
+func (d *Diagnostic) shown() Diagnostic {
+	c := *d
+	for _, s := range []*string{&c.What, &c.Why, &c.Fix, &c.Where.Excerpt} {
+		*s = redact.Text(*s)
+	}
+	return c
+}
+
+// MarshalJSON implements json.Marshaler.
+func (d *Diagnostic) MarshalJSON() ([]byte, error) {
+	type plain Diagnostic
+	return json.Marshal(plain(d.shown()))
+}
+
 // Error makes a Diagnostic an error.
 func (d *Diagnostic) Error() string {
+	d = new(d.shown())
 	if w := d.Where.String(); w != "" {
 		return d.ID + ": " + w + ": " + d.What
 	}
@@ -65,6 +84,7 @@ func (d *Diagnostic) Error() string {
 
 // Text is the finding for a terminal, several lines, without a final newline.
 func (d *Diagnostic) Text() string {
+	d = new(d.shown())
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s %s: %s", d.Severity, d.ID, d.What)
 	line := func(label, s string) {

@@ -20,7 +20,7 @@ func Text(s string) string {
 
 // scan hides secrets, and gives their values.
 func scan(s string) (string, []string) {
-	f := &finder{}
+	f := &finder{block: -1}
 	s = privateKey.ReplaceAllStringFunc(s, func(string) string { return "(a private key is not shown)" })
 	lines := strings.SplitAfter(s, "\n")
 	for i, line := range lines {
@@ -36,7 +36,10 @@ var (
 	// keys whose values are secrets, in TOML, YAML, JSON, environment, unit files and queries of URLs
 	keyed = regexp.MustCompile(`(?i)([\w.-]*(?:pass(?:word|wd|phrase)?|secret|token|auth|authorization|credentials?|private[_-]?key|api[_-]?key|access[_-]?key|key-data|signature|sig)[\w.-]*)(\\?["']?[ \t]*(?:=|:(?:[ \t]|["'\\]))[ \t]*)(.+)`)
 	// what the name of such a key ends with when its value is none: a place, a name, a rule
-	harmless = regexp.MustCompile(`(?i)(?:file|files|path|dir|name|names|helper|mode|ttl|policy|type|provider|providers|service|source|signer|url|config|cachettl|algorithm|expires|id|s)$`)
+	harmless = regexp.MustCompile(`(?i)(?:name|names|helper|mode|ttl|policy|type|provider|providers|service|source|signer|url|config|cachettl|algorithm|expires|id|s)$`)
+	// ... or where it is kept: then the value is a path, else somebody took the one for the other
+	place  = regexp.MustCompile(`(?i)(?:file|files|path|dir)$`)
+	placed = regexp.MustCompile(`^\\?["']?(?:[/.~$%]|env:|[A-Za-z]:\\|$)`)
 	// values that are no secret
 	plain = regexp.MustCompile(`^(?i:\\?["']?(?:true|false|null|none|\*\*\*|\d{1,6})?\\?["']?[,;&}\])]*\s*|[{\[|>]+[-+]?\s*)$`)
 
@@ -45,23 +48,41 @@ var (
 	proxyUser  = regexp.MustCompile(`(?i)(proxy\w*\\?["']?[ \t]*[=:][ \t]*\\?["']?)([^\s"'/@=]+)@`)
 	scheme     = regexp.MustCompile(`(?i)\b((?:basic|bearer)[ \t]+)([A-Za-z0-9+/_.~=-]{8,})`)
 	jwt        = regexp.MustCompile(`\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*`)
-	joinToken  = regexp.MustCompile(`\bK10[0-9a-f]{32,}::[^\s"'\\]+`)        // k3s, RKE2: pkg/clientaccess
-	bootstrap  = regexp.MustCompile(`\b[a-z0-9]{6}\.[a-z0-9]{16}\b`)         // kubeadm: bootstrapapi.BootstrapTokenPattern
-	headerOpen = regexp.MustCompile(`^[+\- ]?\s*\[.*\bheader\\?["']?\]\s*$`) // hosts.toml: [host."https://x".header]
+	joinToken  = regexp.MustCompile(`\bK10[0-9a-f]{32,}::[^\s"'\\]+`)          // k3s, RKE2: pkg/clientaccess
+	bootstrap  = regexp.MustCompile(`\b[a-z0-9]{6}\.[a-z0-9]{16}\b`)           // kubeadm: bootstrapapi.BootstrapTokenPattern
+	headerOpen = regexp.MustCompile(`^[+\- ]?\s*\[.*\bheaders?\\?["']?\]\s*$`) // hosts.toml: [host."https://x".header]; config.toml: [...registry.headers]
 	tableOpen  = regexp.MustCompile(`^[+\- ]?\s*\[[^\]"'=]*(?:["'][^"']*["'][^\]]*)?\]\]?\s*$`)
 	assignment = regexp.MustCompile(`^([+\- ]?\s*\\?["']?[\w-]+\\?["']?\s*=\s*)(.+)`)
+)
+
+// environment is a line of a unit file. What an application takes from there nobody knows, so only variables whose
+// names say that they are none keep their values.
+var (
+	environment = regexp.MustCompile(`^([+\- ]?\s*Environment=)(.*)`)
+	variable    = regexp.MustCompile(`"(\w+)=([^"]*)"|'(\w+)=([^']*)'|(\w+)=(\S+)`)
+	harmlessVar = regexp.MustCompile(`(?i)(?:proxy|args|opts|options|path|dir|home|config|level|debug|lang|version)$`)
+	blockScalar = regexp.MustCompile(`^[|>][-+0-9]*\s*(?:#.*)?$`)
 )
 
 // finder goes through lines.
 type finder struct {
 	found  []string
+	block  int  // the indent of a YAML key whose value, a secret, is in the lines below it; -1: none
 	header bool // in a table of HTTP headers: any of them may be a secret
 	list   bool // in a list that is the value of a secret key, over several lines
 }
 
 func (f *finder) line(s string) string {
 	text, end := strings.CutSuffix(s, "\n")
+	if f.block >= 0 && strings.TrimSpace(text) != "" && indent(text) <= f.block {
+		f.block = -1
+	}
 	switch {
+	case f.block >= 0:
+		text = f.rest(text)
+	case environment.MatchString(text):
+		m := environment.FindStringSubmatch(text)
+		text = m[1] + variable.ReplaceAllStringFunc(m[2], f.variable)
 	case f.list:
 		f.list = !strings.Contains(text, "]")
 		text = f.rest(text)
@@ -79,6 +100,19 @@ func (f *finder) line(s string) string {
 		return text + "\n"
 	}
 	return text
+}
+
+func indent(s string) int { return len(s) - len(strings.TrimLeft(s, " \t-+")) }
+
+// variable hides the value of one assignment.
+func (f *finder) variable(s string) string {
+	m := variable.FindStringSubmatch(s)
+	name, v := m[1]+m[3]+m[5], m[2]+m[4]+m[6]
+	if v == "" || harmlessVar.MatchString(name) {
+		return s
+	}
+	f.keep(v)
+	return strings.Replace(s, name+"="+v, name+"="+Mark, 1)
 }
 
 // opensList says whether a value goes on in the next lines.
@@ -104,10 +138,13 @@ func (f *finder) inline(s string) string {
 		if sep := strings.TrimRight(m[2], `"'\`); strings.HasSuffix(sep, ":") && sep != m[2] { // the quote opens the value
 			m[2], m[3] = sep, m[2][len(sep):]+m[3]
 		}
-		if plain.MatchString(m[3]) {
+		if blockScalar.MatchString(m[3]) && !place.MatchString(m[1]) && !harmless.MatchString(m[1]) {
+			f.block = indent(s)
+		}
+		if plain.MatchString(m[3]) || f.block >= 0 {
 			return all
 		}
-		if harmless.MatchString(m[1]) {
+		if harmless.MatchString(m[1]) || place.MatchString(m[1]) && placed.MatchString(m[3]) {
 			return m[1] + m[2] + f.inline(m[3])
 		}
 		f.list = opensList(m[3])

@@ -21,6 +21,8 @@ func TestText(t *testing.T) {
 		{`credentials_file = "/etc/edgeprep/pull-secret"`, `credentials_file = "/etc/edgeprep/pull-secret"`},
 		{`tokens_file = "/etc/edgeprep/tokens"`, `tokens_file = "/etc/edgeprep/tokens"`},
 		{`credentials_helper = "ecr-login"`, `credentials_helper = "ecr-login"`},
+		{`credentials_file = "env:NAME"`, `credentials_file = "env:NAME"`},
+		{`mirror.tokens_file = "S3cr3t-Pl4nt3d" is not a path`, `mirror.tokens_file = "***" is not a path`},
 		// registries.yaml
 		{"    auth:\n      username: bob\n      password: S3cr3t-Pl4nt3d # it\n", "    auth:\n      username: bob\n      password: ***\n"},
 		{"      auth: S3cr3t-Pl4nt3d==", "      auth: ***"},
@@ -29,11 +31,14 @@ func TestText(t *testing.T) {
 		{"[host.\"https://r\".header]\n  x-plain = \"S3cr3t-Pl4nt3d\"\n[host.\"https://q\"]\n  ca = \"/x\"", "[host.\"https://r\".header]\n  x-plain = \"***\"\n[host.\"https://q\"]\n  ca = \"/x\""},
 		{`  authorization = ["Basic S3cr3t-Pl4nt3d"]`, `  authorization = ***`},
 		{"  [host.x.header]\n  authorization = [\n    \"Basic S3cr3t-Pl4nt3d\",\n  ]\n  [host.x.more]\n  a = 1", "  [host.x.header]\n  authorization = ***\n    ***,\n  ]\n  [host.x.more]\n  a = 1"},
+		{"[plugins.\"x\".registry.headers]\nX-Meta = [\"S3cr3t-Pl4nt3d\"]\n[y]\nz = 1", "[plugins.\"x\".registry.headers]\nX-Meta = ***\n[y]\nz = 1"},
+		{"auth:\n  identity_token: >-\n    S3cr3t-Pl4nt3d\n    S3cr3t-Pl4nt3d\n\n  username: bob\n", "auth:\n  identity_token: >-\n    ***\n    ***\n\n  username: bob\n"},
 		// docker config, on one line and on several
 		{`{"auths":{"quay.io":{"auth":"S3cr3t-Pl4nt3d","email":"a@b"}}}`, `{"auths":{"quay.io":{"auth":"***","email":"a@b"}}}`},
 		{"{\n \"auths\": {\n  \"quay.io\": {\n   \"identitytoken\": \"S3cr3t-Pl4nt3d\"\n", "{\n \"auths\": {\n  \"quay.io\": {\n   \"identitytoken\": \"***\"\n"},
 		// units, environments, command lines
 		{`Environment="HTTPS_PROXY=http://u:S3cr3t-Pl4nt3d@proxy:3128" NO_PROXY=x`, `Environment="HTTPS_PROXY=http://***@proxy:3128" NO_PROXY=x`},
+		{`Environment="FOO=S3cr3t-Pl4nt3d and more" 'BAR=S3cr3t-Pl4nt3d' BAZ=S3cr3t-Pl4nt3d KUBELET_ARGS=--x`, `Environment="FOO=***" 'BAR=***' BAZ=*** KUBELET_ARGS=--x`},
 		{`https_proxy=u:S3cr3t-Pl4nt3d@proxy:3128`, `https_proxy=***@proxy:3128`},
 		{`Environment=K3S_TOKEN=S3cr3t-Pl4nt3d`, `Environment=K3S_TOKEN=***`},
 		{`ExecStart=/usr/bin/k3s agent --token S3cr3t-Pl4nt3d --server https://x:6443`, `ExecStart=/usr/bin/k3s agent --token *** --server https://x:6443`},
