@@ -2,17 +2,22 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
 
 	"github.com/edgeprep/edgeprep/internal/app"
+	"github.com/edgeprep/edgeprep/internal/apply"
 	"github.com/edgeprep/edgeprep/internal/check"
+	"github.com/edgeprep/edgeprep/internal/plan"
 	"github.com/edgeprep/edgeprep/internal/progress"
+	"github.com/edgeprep/edgeprep/internal/report"
 	"github.com/edgeprep/edgeprep/internal/tui"
 )
 
@@ -63,8 +68,13 @@ func (g *globals) stage(ctx context.Context) error {
 		case <-ctx.Done():
 		}
 	}()
-	return tui.Run(ctx, program{g}, tui.Options{In: g.in, Out: g.out, Env: os.Environ(), Version: version,
+	err := tui.Run(ctx, program{g}, tui.Options{In: g.in, Out: g.out, Env: os.Environ(), Version: version,
 		Command: g.typed(), Config: g.config, Look: g.look()})
+	var failed *tui.Failed
+	if errors.As(err, &failed) { // it was shown
+		return &exitError{failed.Exit}
+	}
+	return err
 }
 
 // look is how the terminal may be drawn on.
@@ -138,6 +148,40 @@ func (p program) Review(ctx context.Context, d app.Draft) (r app.Review, err err
 func (p program) Check(ctx context.Context, o app.CheckOptions, events progress.Sink) (r check.Report, err error) {
 	err = p.on("", nil, events, func(a *app.App) error { r, err = a.Check(ctx, o); return err })
 	return r, err
+}
+
+// Run implements tui.Runner.
+func (p program) Run(ctx context.Context, t app.Task, events progress.Sink) (r apply.Result, err error) {
+	err = p.on("", nil, nil, func(a *app.App) error { r, err = a.RunTask(ctx, t, events); return err })
+	return r, err
+}
+
+// Undoing implements tui.Runner.
+func (p program) Undoing(ctx context.Context, run string) (u plan.Plan, err error) {
+	err = p.on("", nil, nil, func(a *app.App) error {
+		u, err = a.RollbackPlan(ctx, app.RollbackOptions{Run: run})
+		return err
+	})
+	return u, err
+}
+
+// Stop implements tui.Runner.
+func (p program) Stop(ctx context.Context) (ok bool, err error) {
+	err = p.on("", nil, nil, func(a *app.App) error { ok, err = a.StopRun(ctx); return err })
+	return ok, err
+}
+
+// Keep implements tui.Runner.
+func (p program) Keep(_ context.Context, r check.Report) (k report.Kept, err error) {
+	err = p.on("", nil, nil, func(a *app.App) error {
+		site, err := a.Site()
+		if err != nil {
+			return err
+		}
+		k, err = report.Keep(filepath.Join(p.g.root, site.Checklist.Out), r, nil)
+		return err
+	})
+	return k, err
 }
 
 // named is the file to open by name; empty where it is the one that commands read anyway: under --root that is a

@@ -34,6 +34,48 @@ type Detached struct {
 	Where string `json:"where"`          // how to see what it prints
 }
 
+// Task is what a run outside the terminal is for: an apply, unless one of the others is set.
+type Task struct {
+	Allow  []string // risks that are accepted, besides [apply] allow
+	Attach bool     // nothing is started: the run that goes on is watched, or the last one
+	Undo   string   // the run to put back
+}
+
+// RunTask starts a task outside the terminal and gives the sink its events until it ends. When the context ends
+// only the watching does.
+func (a *App) RunTask(ctx context.Context, t Task, sink progress.Sink) (apply.Result, error) {
+	var err error
+	switch {
+	case t.Attach:
+	case t.Undo != "":
+		_, err = a.DetachRollback(ctx, RollbackOptions{Run: t.Undo, Allow: t.Allow})
+	default:
+		_, err = a.DetachApply(ctx, ApplyOptions{Allow: t.Allow})
+	}
+	if err != nil {
+		return apply.Result{}, err
+	}
+	return a.Attach(ctx, sink)
+}
+
+// DetachRollback starts a rollback that goes on when this terminal is lost.
+func (a *App) DetachRollback(ctx context.Context, o RollbackOptions) (Detached, error) {
+	p, err := a.RollbackPlan(ctx, o)
+	if err == nil {
+		err = p.Refusals(risks(o.Allow))
+	}
+	if err == nil {
+		err = a.mayApply(ctx)
+	}
+	if err != nil {
+		return Detached{}, err
+	}
+	if p.Empty() {
+		return Detached{}, &diag.Refused{Err: &diag.Diagnostic{ID: "APL-085", Severity: diag.Error, What: "there is nothing to put back", Fix: "edgeprep status"}}
+	}
+	return a.detach(ctx, append([]string{"rollback", o.Run}, flagsOf(o.Allow, o.WaitLock)...))
+}
+
 // DetachApply starts an apply that goes on when this terminal is lost, and returns when the run has begun. What
 // apply would refuse is refused here, so that whoever asks is told.
 func (a *App) DetachApply(ctx context.Context, o ApplyOptions) (Detached, error) {
@@ -55,7 +97,27 @@ func (a *App) DetachApply(ctx context.Context, o ApplyOptions) (Detached, error)
 	if err := a.mayApply(ctx); err != nil {
 		return Detached{}, err
 	}
-	cmd, err := a.detachedCommand(o)
+	args := append([]string{"apply"}, flagsOf(o.Allow, o.WaitLock)...)
+	if o.Verify {
+		args = append(args, "--verify")
+	}
+	return a.detach(ctx, args)
+}
+
+func flagsOf(allow []string, wait time.Duration) []string {
+	var out []string
+	if len(allow) > 0 {
+		out = append(out, "--allow", strings.Join(allow, ","))
+	}
+	if wait > 0 {
+		out = append(out, "--wait-lock", wait.String())
+	}
+	return out
+}
+
+// detach starts this program outside the terminal and returns when its run has begun.
+func (a *App) detach(ctx context.Context, args []string) (Detached, error) {
+	cmd, err := a.detachedCommand(args)
 	if err != nil {
 		return Detached{}, err
 	}
@@ -77,13 +139,13 @@ func (a *App) mayApply(ctx context.Context) error {
 		What: "apply has to change this node and runs without root", Fix: "sudo edgeprep apply --detach"})
 }
 
-// detachedCommand is this program, told to apply the same.
-func (a *App) detachedCommand(o ApplyOptions) (detach.Command, error) {
+// detachedCommand is this program, told to work on the same node by the same configuration.
+func (a *App) detachedCommand(args []string) (detach.Command, error) {
 	program, err := ownProgram()
 	if err != nil {
 		return detach.Command{}, err
 	}
-	args := []string{"apply", "--yes", "--no-input", "--quiet"}
+	args = append(args, "--yes", "--no-input", "--quiet")
 	for _, f := range []struct{ name, value string }{{"--config", cmp.Or(a.opts.Config, os.Getenv("EDGEPREP_CONFIG"))}, {"--root", a.opts.Root}} {
 		if f.value == "" {
 			continue
@@ -96,15 +158,6 @@ func (a *App) detachedCommand(o ApplyOptions) (detach.Command, error) {
 	}
 	if a.opts.Node != "" {
 		args = append(args, "--node", a.opts.Node)
-	}
-	if len(o.Allow) > 0 {
-		args = append(args, "--allow", strings.Join(o.Allow, ","))
-	}
-	if o.Verify {
-		args = append(args, "--verify")
-	}
-	if o.WaitLock > 0 {
-		args = append(args, "--wait-lock", o.WaitLock.String())
 	}
 	dir := filepath.Join(a.rootHere(), logDir)
 	if err := os.MkdirAll(dir, 0o750); err != nil {

@@ -62,7 +62,7 @@ func (a *App) sink() progress.Sink {
 
 // runSink is sink with the run's own log.
 func (a *App) runSink() progress.Sink {
-	return progress.NewStream("", "", nil, append(slices.Clone(a.opts.Sinks), &a.run, &runLog{root: a.rootHere()})...)
+	return progress.NewStream("", "", nil, append(slices.Clone(a.opts.Sinks), progress.Func(a.emitRun), &runLog{root: a.rootHere()})...)
 }
 
 // ledgerKnown spares reading archives that are as they were inspected.

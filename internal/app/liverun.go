@@ -70,6 +70,14 @@ func (a *App) rootHere() string {
 	return a.opts.Root
 }
 
+// emitRun is the stream as a sink: a run that makes no plan first, a rollback, begins it.
+func (a *App) emitRun(e progress.Event) {
+	if e.Type == progress.RunStart {
+		a.openRun()
+	}
+	a.run.Emit(e)
+}
+
 // openRun begins the stream when this process holds the lock.
 func (a *App) openRun() {
 	if pid, held, err := a.host.LockHolder(apply.LockPath); err == nil && held && pid == os.Getpid() {

@@ -32,6 +32,7 @@ type Survey struct {
 	NoImages   string // "containerd does not run"
 	LastRun    string // id of the last run on this node; empty: none
 	LastResult *apply.Result
+	Running    bool // a run changes the node right now
 }
 
 // Survey looks at the machine. What cannot be known is said, not an error.
@@ -55,6 +56,7 @@ func (a *App) Survey(ctx context.Context) (Survey, error) {
 	if r, err := apply.ReadResult(a.reader.FS()); err == nil {
 		s.LastResult = &r
 	}
+	_, s.Running, _ = a.host.LockHolder(apply.LockPath) // unreadable: nobody is known to be at work
 	return s, ctx.Err()
 }
 

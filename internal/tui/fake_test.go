@@ -23,6 +23,7 @@ type fake struct {
 	report  check.Report
 	errs    map[string]error // by method
 	saves   []app.Draft
+	fakeRuns
 }
 
 func (f *fake) Survey(context.Context) (app.Survey, error) { return f.survey, f.errs["Survey"] }
@@ -113,7 +114,7 @@ type player struct {
 
 func play(t *testing.T, p Program) *player {
 	t.Helper()
-	m := newModel(t.Context(), p, Options{Version: "1.0.0", Command: "edgeprep"})
+	m := newModel(t.Context(), p, Options{Version: "1.0.0", Command: "edgeprep", Now: noon})
 	pl := &player{t: t, m: m}
 	pl.run(m.Init())
 	pl.size(80, 24)

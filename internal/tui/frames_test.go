@@ -37,7 +37,7 @@ func scenes() []scene {
 func TestFrames(t *testing.T) {
 	t.Parallel()
 	seen := map[string]bool{}
-	for _, s := range scenes() {
+	for _, s := range append(scenes(), runScenes()...) {
 		for _, size := range [][2]int{{80, 24}, {60, 20}, {40, 12}} {
 			for _, look := range []string{"rich", "ascii"} {
 				name := fmt.Sprintf("%s.%dx%d.%s.txt", s.name, size[0], size[1], look)

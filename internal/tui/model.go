@@ -64,7 +64,7 @@ type model struct {
 
 func newModel(ctx context.Context, p Program, o Options) *model {
 	m := &model{ctx: ctx, prog: p, opts: o, keys: newKeyMap(), look: o.Look}
-	m.screens = []screen{&detectScreen{}, &mirrorScreen{}}
+	m.screens = []screen{&detectScreen{}, &mirrorScreen{}, &applyScreen{}, &checkScreen{}, &reportScreen{}}
 	return m
 }
 

@@ -8,13 +8,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	tea "charm.land/bubbletea/v2"
 	"github.com/charmbracelet/colorprofile"
 
 	"github.com/edgeprep/edgeprep/internal/app"
+	"github.com/edgeprep/edgeprep/internal/apply"
 	"github.com/edgeprep/edgeprep/internal/check"
+	"github.com/edgeprep/edgeprep/internal/plan"
 	"github.com/edgeprep/edgeprep/internal/progress"
+	"github.com/edgeprep/edgeprep/internal/report"
 )
 
 // Program is edgeprep as the TUI sees it. Every method may take long and is called outside Update; one that is
@@ -31,6 +35,20 @@ type Program interface {
 	Review(ctx context.Context, d app.Draft) (app.Review, error)
 	// Check runs the checklist.
 	Check(ctx context.Context, o app.CheckOptions, events progress.Sink) (check.Report, error)
+	Runner
+}
+
+// Runner carries out what was planned, outside the terminal, and keeps what came of it.
+type Runner interface {
+	// Run starts a task outside the terminal and gives the sink its events until it ends. When the context ends
+	// only the watching does.
+	Run(ctx context.Context, t app.Task, events progress.Sink) (apply.Result, error)
+	// Undoing plans what undoing a run would put back.
+	Undoing(ctx context.Context, run string) (plan.Plan, error)
+	// Stop tells the run that goes on to end after its step; false: none goes on.
+	Stop(ctx context.Context) (bool, error)
+	// Keep writes the record of a checklist and its other forms where [checklist] out says.
+	Keep(ctx context.Context, r check.Report) (report.Kept, error)
 }
 
 // Options say how and where the TUI is shown.
@@ -42,6 +60,7 @@ type Options struct {
 	Command string // the program with the flags that it was given: commands are shown with it
 	Config  string // the file that is edited; empty: the default one
 	Look    Look
+	Now     func() time.Time // nil: time.Now, with a tick every second while a run goes on
 }
 
 // Run shows the TUI until it is left. What the last view of a run came to is its error.
