@@ -8,6 +8,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -16,6 +17,7 @@ import (
 	"github.com/edgeprep/edgeprep/internal/apply"
 	"github.com/edgeprep/edgeprep/internal/check"
 	"github.com/edgeprep/edgeprep/internal/plan"
+	"github.com/edgeprep/edgeprep/internal/preload"
 	"github.com/edgeprep/edgeprep/internal/progress"
 	"github.com/edgeprep/edgeprep/internal/report"
 	"github.com/edgeprep/edgeprep/internal/tui"
@@ -68,7 +70,7 @@ func (g *globals) stage(ctx context.Context) error {
 		case <-ctx.Done():
 		}
 	}()
-	err := tui.Run(ctx, program{g}, tui.Options{In: g.in, Out: g.out, Env: os.Environ(), Version: version,
+	err := tui.Run(ctx, &program{g: g}, tui.Options{In: g.in, Out: g.out, Env: os.Environ(), Version: version,
 		Command: g.typed(), Config: g.config, Look: g.look()})
 	var failed *tui.Failed
 	if errors.As(err, &failed) { // it was shown
@@ -101,10 +103,14 @@ func (g *globals) typed() string {
 }
 
 // program is edgeprep as the TUI sees it.
-type program struct{ g *globals }
+type program struct {
+	g    *globals
+	mu   sync.Mutex
+	read []preload.Archive // archives that were read already
+}
 
 // on opens the program for one call.
-func (p program) on(file string, draft []byte, events progress.Sink, f func(*app.App) error) error {
+func (p *program) on(file string, draft []byte, events progress.Sink, f func(*app.App) error) error {
 	o := app.Options{Root: p.g.root, Config: p.g.config, Node: p.g.node, Version: version, Draft: draft}
 	if file != "" {
 		o.Config = file
@@ -121,43 +127,52 @@ func (p program) on(file string, draft []byte, events progress.Sink, f func(*app
 }
 
 // Survey implements tui.Program.
-func (p program) Survey(ctx context.Context) (s app.Survey, err error) {
+func (p *program) Survey(ctx context.Context) (s app.Survey, err error) {
 	err = p.on("", nil, nil, func(a *app.App) error { s, err = a.Survey(ctx); return err })
 	return s, err
 }
 
 // Load implements tui.Program.
-func (p program) Load(ctx context.Context, name string) (d app.Draft, err error) {
+func (p *program) Load(ctx context.Context, name string) (d app.Draft, err error) {
 	err = p.on(p.named(name), nil, nil, func(a *app.App) error { d, err = a.Draft(ctx); return err })
 	return d, err
 }
 
 // Save implements tui.Program.
-func (p program) Save(_ context.Context, d app.Draft) (now app.Draft, err error) {
+func (p *program) Save(_ context.Context, d app.Draft) (now app.Draft, err error) {
 	err = p.on(p.named(d.Name), nil, nil, func(a *app.App) error { now, err = a.Save(d); return err })
 	return now, err
 }
 
+// Images implements tui.Program.
+func (p *program) Images(ctx context.Context, d app.Draft, events progress.Sink) (c app.Coverage, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	err = p.on(p.named(d.Name), d.Text, events, func(a *app.App) error { c, err = a.Coverage(ctx, p.read); return err })
+	p.read = append(p.read, c.Read...)
+	return c, err
+}
+
 // Review implements tui.Program.
-func (p program) Review(ctx context.Context, d app.Draft) (r app.Review, err error) {
+func (p *program) Review(ctx context.Context, d app.Draft) (r app.Review, err error) {
 	err = p.on(p.named(d.Name), d.Text, nil, func(a *app.App) error { r, err = a.Review(ctx); return err })
 	return r, err
 }
 
 // Check implements tui.Program.
-func (p program) Check(ctx context.Context, o app.CheckOptions, events progress.Sink) (r check.Report, err error) {
+func (p *program) Check(ctx context.Context, o app.CheckOptions, events progress.Sink) (r check.Report, err error) {
 	err = p.on("", nil, events, func(a *app.App) error { r, err = a.Check(ctx, o); return err })
 	return r, err
 }
 
 // Run implements tui.Runner.
-func (p program) Run(ctx context.Context, t app.Task, events progress.Sink) (r apply.Result, err error) {
+func (p *program) Run(ctx context.Context, t app.Task, events progress.Sink) (r apply.Result, err error) {
 	err = p.on("", nil, nil, func(a *app.App) error { r, err = a.RunTask(ctx, t, events); return err })
 	return r, err
 }
 
 // Undoing implements tui.Runner.
-func (p program) Undoing(ctx context.Context, run string) (u plan.Plan, err error) {
+func (p *program) Undoing(ctx context.Context, run string) (u plan.Plan, err error) {
 	err = p.on("", nil, nil, func(a *app.App) error {
 		u, err = a.RollbackPlan(ctx, app.RollbackOptions{Run: run})
 		return err
@@ -166,13 +181,13 @@ func (p program) Undoing(ctx context.Context, run string) (u plan.Plan, err erro
 }
 
 // Stop implements tui.Runner.
-func (p program) Stop(ctx context.Context) (ok bool, err error) {
+func (p *program) Stop(ctx context.Context) (ok bool, err error) {
 	err = p.on("", nil, nil, func(a *app.App) error { ok, err = a.StopRun(ctx); return err })
 	return ok, err
 }
 
 // Keep implements tui.Runner.
-func (p program) Keep(_ context.Context, r check.Report) (k report.Kept, err error) {
+func (p *program) Keep(_ context.Context, r check.Report) (k report.Kept, err error) {
 	err = p.on("", nil, nil, func(a *app.App) error {
 		site, err := a.Site()
 		if err != nil {
@@ -186,7 +201,7 @@ func (p program) Keep(_ context.Context, r check.Report) (k report.Kept, err err
 
 // named is the file to open by name; empty where it is the one that commands read anyway: under --root that is a
 // file of the node, while a name means one of this machine.
-func (p program) named(name string) string {
+func (p *program) named(name string) string {
 	a, err := app.Open(app.Options{Root: p.g.root, Config: p.g.config})
 	if err != nil || name != a.ConfigName() {
 		return name

@@ -243,11 +243,13 @@ func criGate(n distro.Node) resource.Resource {
 		Gate: &resource.Gate{CRI: &resource.CRIGate{Endpoint: n.Runtime.Endpoint}, Within: criWithin}}
 }
 
-// take adds resources; what comes twice is united. before is what each of them comes after.
+// take adds resources; what comes twice is united. before is what each of them comes after, but for what is among
+// them again: a unit that restarts for images and for these comes after both.
 func (d *Desired) take(rs []resource.Resource, before []string) {
+	again := ids(rs)
 	for _, r := range rs {
 		for _, b := range before {
-			if b != r.ID && !slices.Contains(r.After, b) && r.Kind != resource.KindDir {
+			if !slices.Contains(again, b) && !slices.Contains(r.After, b) && r.Kind != resource.KindDir {
 				r.After = append(r.After, b)
 			}
 		}

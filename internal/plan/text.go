@@ -116,6 +116,15 @@ func (t *printer) change(c Change) {
 	}
 }
 
+// Sign is the mark before a change: + ~ - ! > or ? for a gate, which only looks.
+func (c Change) Sign() string {
+	s, _ := c.sign()
+	return s
+}
+
+// Detail is what a change is about, in a few words; empty: its summary says all.
+func (c Change) Detail() string { return c.detail() }
+
 // sign marks what a change does; a gate only looks.
 func (c Change) sign() (sign, color string) {
 	switch c.Action {

@@ -21,7 +21,6 @@ type surveyed struct {
 // detectScreen is step 1: what this machine is, and what to do with it.
 type detectScreen struct {
 	choice choice
-	chosen bool // something was chosen, so that the other steps are open
 }
 
 func (s *detectScreen) about(m *model) about {
@@ -48,8 +47,7 @@ func (s *detectScreen) look(m *model) tea.Cmd {
 }
 
 func (s *detectScreen) update(m *model, msg tea.Msg) tea.Cmd {
-	if l, ok := msg.(loaded); ok && l.err == nil {
-		s.chosen = true
+	if l, ok := msg.(loaded); ok && l.err == nil && m.draft.open() && m.draft.file.Name == l.draft.Name {
 		if m.at == 0 {
 			return m.goTo(1)
 		}

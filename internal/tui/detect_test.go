@@ -47,3 +47,22 @@ func TestAnotherPlanFile(t *testing.T) {
 		t.Errorf("the plan is %q", p.m.draft.name())
 	}
 }
+
+// TestBrokenPlanFileIsNotOpened: what is half understood would be shown as if it were the plan.
+func TestBrokenPlanFileIsNotOpened(t *testing.T) {
+	t.Parallel()
+	for _, text := range []string{"version = 1\n[mirror\n", "version = 1\n[mirror]\nmood = \"systemd\"\n"} {
+		f := k3sBox()
+		f.survey.Configured = true
+		f.disk["/etc/edgeprep/edgeprep.toml"] = text
+		p := play(t, f)
+		p.keys("enter")
+		if p.m.draft.open() || len(p.m.dialogs) != 1 {
+			t.Errorf("opened %q:\n%s", text, p.m.content())
+		}
+		p.keys("esc")
+		if p.m.at != 0 {
+			t.Errorf("at step %d", p.m.at+1)
+		}
+	}
+}

@@ -107,10 +107,14 @@ func (m *model) saved(msg saved) tea.Cmd {
 	if msg.err != nil {
 		return m.fail(m.draft.file.Name+" is not saved", msg.err)
 	}
-	m.draft.begun = msg.draft.Text
-	text := m.draft.file.Text // answers may have come in while it was written
-	m.draft.file = msg.draft
-	m.draft.file.Text = text
+	m.onDisk(msg.draft)
 	m.notice = ln(span{good, "saved as " + msg.draft.Name})
 	return msg.then
+}
+
+// onDisk takes in what a file holds now; answers may have come in while it was written.
+func (m *model) onDisk(d app.Draft) {
+	text := m.draft.file.Text
+	m.draft.begun, m.draft.file = d.Text, d
+	m.draft.file.Text = text
 }

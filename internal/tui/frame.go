@@ -80,7 +80,7 @@ func (m *model) rows(b body, width, height int) []string {
 func (m *model) header(width int) line {
 	title := m.screen().about(m).title
 	if m.compact() {
-		return ln(span{strong, "edgeprep"}, fmt.Sprintf("  %d/%d ", m.at+1, len(m.screens)), title)
+		return ln(span{strong, "edgeprep"}, fmt.Sprintf("  %d/%d ", m.at+1, steps), title)
 	}
 	left, right := "edgeprep "+m.opts.Version, m.siteName()
 	middle := fmt.Sprintf("Step %d of %d: %s", m.at+1, steps, title)

@@ -26,9 +26,40 @@ func scenes() []scene {
 		{"1-detect-help", func(t *testing.T) *player { p := play(t, k3sBox()); p.keys("?"); return p }},
 		{"1-detect-details", func(t *testing.T) *player { p := play(t, k3sBox()); p.keys("d"); return p }},
 		{"1-detect-unknown", unknownMachine},
-		{"4-mirror", atMirror},
-		{"4-mirror-workload", func(t *testing.T) *player { p := atMirror(t); p.keys("down", "enter"); return p }},
-		{"4-mirror-why", func(t *testing.T) *player { p := atMirror(t); p.keys("w"); return p }},
+		{"2-nodes", atStep(2)},
+		{"2-nodes-three", threeNodes},
+		{"2-nodes-edit", func(t *testing.T) *player { p := threeNodes(t); p.keys("e"); return p }},
+		{"2-nodes-name", atStep(2, "a")},
+		{"3-images", atStep(3)},
+		{"3-images-list", atStep(3, "down", "down", "down")},
+		{"3-images-inspect", atStep(3, "i")},
+		{"4-mirror", atStep(4)},
+		{"4-mirror-workload", atStep(4, "down", "enter")},
+		{"4-mirror-why", atStep(4, "w")},
+		{"5-copies-alone", atStep(5)},
+		{"5-copies-three", func(t *testing.T) *player { p := threeNodes(t); p.keys("5", "down", "down", "enter"); return p }},
+		{"6-review", atStep(6)},
+		{"6-review-open", atStep(6, "down", "down", "down", "down", "down", "down", "enter")},
+		{"6-review-whole", atStep(6, "D")},
+		{"6-review-start", atStep(6, "c")},
+		{"6-review-risk", riskyReview},
+		{"6-review-risk-typed", func(t *testing.T) *player { p := riskyReview(t); p.keys("A"); p.typed("re"); return p }},
+		{"6-review-refused", refusedReview},
+		{"0-quit", atStep(4, "down", "enter", "q")},
+		{"0-failure", failedSave},
+	}
+}
+
+// atStep is a step of a new plan on the k3s machine, and keys pressed there.
+func atStep(step int, keys ...string) func(*testing.T) *player {
+	return func(t *testing.T) *player {
+		p := play(t, k3sBox())
+		p.keys("enter", fmt.Sprint(step))
+		p.keys(keys...)
+		if p.m.at != step-1 {
+			t.Fatalf("at step %d, not %d", p.m.at+1, step)
+		}
+		return p
 	}
 }
 

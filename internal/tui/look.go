@@ -91,4 +91,31 @@ func (l Look) radio(on bool) string {
 	return "( )"
 }
 
+func (l Look) box(on bool) string {
+	if on {
+		return l.pick("[✓]", "[x]")
+	}
+	return "[ ]"
+}
+
 func (l Look) arrow() string { return l.pick("→ ", "->") }
+
+// gauge is a bar of width cells, filled by parts of a whole; each part has its own glyph, so that it needs no colour.
+func (l Look) gauge(width int, whole int64, parts ...int64) string {
+	fill := []string{l.pick("█", "#"), l.pick("▒", "+")}
+	var b strings.Builder
+	used := 0
+	for i, p := range parts {
+		n := 0
+		if whole > 0 {
+			n = int(min(p, whole) * int64(width) / whole)
+		}
+		if p > 0 && n == 0 {
+			n = 1
+		}
+		n = min(n, width-used)
+		used += n
+		b.WriteString(strings.Repeat(fill[i%len(fill)], n))
+	}
+	return "[" + b.String() + strings.Repeat(l.pick("·", "."), width-used) + "]"
+}

@@ -5,15 +5,9 @@ import (
 	"testing"
 )
 
-func atMirror(t *testing.T) *player {
-	p := play(t, k3sBox())
-	p.keys("enter")
-	return p
-}
-
 func TestModeKeepsComments(t *testing.T) {
 	t.Parallel()
-	p := atMirror(t)
+	p := atStep(4)(t)
 	p.keys("down", "enter")
 	want := strings.Replace(starter, `mode     = "systemd" `, `mode     = "workload" `, 1)
 	if got := string(p.m.draft.file.Text); got != want {

@@ -64,7 +64,8 @@ type model struct {
 
 func newModel(ctx context.Context, p Program, o Options) *model {
 	m := &model{ctx: ctx, prog: p, opts: o, keys: newKeyMap(), look: o.Look}
-	m.screens = []screen{&detectScreen{}, &mirrorScreen{}, &applyScreen{}, &checkScreen{}, &reportScreen{}}
+	m.screens = []screen{&detectScreen{}, &nodesScreen{}, &imagesScreen{}, &mirrorScreen{},
+		&copiesScreen{}, &reviewScreen{}, &applyScreen{}, &checkScreen{}, &reportScreen{}}
 	return m
 }
 
@@ -108,7 +109,11 @@ func (m *model) take(msg tea.Msg) tea.Cmd {
 		if msg.err != nil {
 			return m.fail("the plan file cannot be read", msg.err)
 		}
-		m.draft = newDraft(msg.draft)
+		d := newDraft(msg.draft)
+		if err := d.found.Err(); err != nil {
+			return m.fail(msg.draft.Name+" has problems; correct them there first", err)
+		}
+		m.draft = d
 	case saved:
 		return m.saved(msg)
 	}

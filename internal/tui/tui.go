@@ -31,6 +31,8 @@ type Program interface {
 	Load(ctx context.Context, name string) (app.Draft, error)
 	// Save writes a draft to its file and gives it back as it is on disk now.
 	Save(ctx context.Context, d app.Draft) (app.Draft, error)
+	// Images reads the archives and the list of a draft.
+	Images(ctx context.Context, d app.Draft, events progress.Sink) (app.Coverage, error)
 	// Review plans a draft and lays out what waits for what at power-on.
 	Review(ctx context.Context, d app.Draft) (app.Review, error)
 	// Check runs the checklist.
