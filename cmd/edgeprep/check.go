@@ -26,18 +26,16 @@ func newCheck(g *globals) *cobra.Command {
 		Long: "Runs the checklist on this node. It never changes the node and never needs a network.\n" +
 			"The verdict is PASS only when every required check ran and passed while egress was seen cut.\n\n" +
 			"Exit codes: 0 PASS or PASS-UNPROVEN, 3 FAIL, 4 with --strict: warnings or PASS-UNPROVEN; or a check could not run.",
-		Example: "  edgeprep check\n  edgeprep check --profile ship --deep\n  edgeprep check IMG-01 REG-01 -o json\n  edgeprep check --list\n" +
+		Example: "  edgeprep check\n  edgeprep check --profile ship --deep\n  edgeprep check IMG-01 'REG-*' -o json\n  edgeprep check --list --profile ship\n" +
 			"  edgeprep check --profile ship --out /var/lib/edgeprep/reports --by 'A. Nyman' --sign ~/.ssh/id_ed25519\n" +
 			"  edgeprep check --profile arrival --against check-20261122T214000Z-kiosk-0417-PASS.json",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.IDs, o.Profile = args, check.Profile(profile)
 			if list {
-				return g.listChecks()
+				return g.listChecks(check.Options{IDs: args, Profile: check.Profile(profile)}, profile == "")
 			}
-			for _, id := range args {
-				if _, ok := check.ByID(id); !ok {
-					return &usageError{fmt.Errorf("there is no check %q; edgeprep check --list names them", id)}
-				}
+			if _, err := check.Select(check.Options{IDs: args, Profile: check.Profile(profile)}); err != nil {
+				return &usageError{err}
 			}
 			if cmd.Flags().Changed("graph") {
 				return g.drawColdStart(cmd.Context(), graph)
@@ -66,7 +64,7 @@ func newCheck(g *globals) *cobra.Command {
 	f.StringVar(&profile, "profile", "", "which checks: stage, ship, arrival or running (default: [checklist] profile, else stage)")
 	f.BoolVar(&o.Deep, "deep", false, "hash content again instead of trusting size and time")
 	f.BoolVar(&o.Strict, "strict", false, "exit 4 on warnings and on PASS-UNPROVEN")
-	f.BoolVar(&list, "list", false, "list the checks")
+	f.BoolVar(&list, "list", false, "list the checks: all, those that are named, or those of --profile")
 	k.flags(f)
 	f.StringVar(&graph, "graph", "", "draw what waits for what at power-on (COLD-*), as mermaid or dot; with -o json as data")
 	f.DurationVar(&wait, "wait", 0, "look again for this long while something fails: for a node that is starting")
@@ -109,11 +107,19 @@ func (g *globals) concludeCheck(ctx context.Context, a *app.App, r check.Report,
 	return nil
 }
 
-func (g *globals) listChecks() error {
-	if g.json() {
-		return writeJSON(g.out, check.Catalogue())
+// listChecks lists the checks that are named, or those of a profile, or all.
+func (g *globals) listChecks(o check.Options, all bool) error {
+	list, err := check.Select(o)
+	if err != nil {
+		return &usageError{err}
 	}
-	return report.List(g.out, check.Catalogue())
+	if all && len(o.IDs) == 0 {
+		list = check.Catalogue()
+	}
+	if g.json() {
+		return writeJSON(g.out, list)
+	}
+	return report.List(g.out, list)
 }
 
 func completeChecks(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
@@ -122,24 +128,4 @@ func completeChecks(*cobra.Command, []string, string) ([]string, cobra.ShellComp
 		ids = append(ids, c.ID+"\t"+c.Title)
 	}
 	return ids, cobra.ShellCompDirectiveNoFileComp
-}
-
-func newExplain(g *globals) *cobra.Command {
-	return &cobra.Command{
-		Use:     "explain ID",
-		Short:   "What a check means, why it matters, how to fix what it finds",
-		Example: "  edgeprep explain REG-01",
-		Args:    cobra.ExactArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
-			c, ok := check.ByID(args[0])
-			if !ok {
-				return &usageError{fmt.Errorf("there is no check %q; edgeprep check --list names them", args[0])}
-			}
-			if g.json() {
-				return writeJSON(g.out, c)
-			}
-			return report.Explain(g.out, c)
-		},
-		ValidArgsFunction: completeChecks,
-	}
 }

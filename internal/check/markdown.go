@@ -13,6 +13,8 @@ func Markdown() string {
 		"`edgeprep check` runs these; `edgeprep explain ID` prints one. A *fail* check blocks shipping, a *warn* check never\n" +
 		"fails the verdict. The verdict is PASS only when every check passed while egress was observed cut (PRC-03);\n" +
 		"with a proof missing it is PASS-UNPROVEN, and with a check that failed or could not run it is FAIL.\n\n" +
+		"A failed check can be waived by id, with reason, owner and date, in `[[checklist.waive]]` or by `--waive`; these cannot:\n" +
+		strings.Join(unwaivable(), ", ") + ".\n\n" +
 		"| id | true when it passes | severity | proven on | follows from |\n|---|---|---|---|---|\n")
 	all := Catalogue()
 	for _, c := range all {
@@ -30,6 +32,16 @@ func Markdown() string {
 		}
 	}
 	return b.String()
+}
+
+func unwaivable() []string {
+	var out []string
+	for _, c := range Catalogue() {
+		if c.Unwaivable {
+			out = append(out, c.ID+" ("+c.Title+")")
+		}
+	}
+	return out
 }
 
 func severityCell(c Check) string {

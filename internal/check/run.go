@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"path"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -18,7 +19,7 @@ import (
 
 // Options say which checks run and how.
 type Options struct {
-	IDs      []string        // empty: all of the profile
+	IDs      []string        // of checks, * stands for any letters; empty: all of the profile
 	Profile  Profile         // empty: stage
 	Deep     bool            // hash again what is otherwise believed by size and recorded digest
 	Strict   bool            // a warning or missing proof is exit code 4
@@ -69,18 +70,35 @@ func (o Options) filled() Options {
 	return o
 }
 
+// Select picks the checks that a run with opts would run, in the catalogue's order. The error is an *UnknownError.
+func Select(opts Options) ([]Check, error) { return selected(Catalogue(), opts) }
+
+// matching are the ids that a pattern names: "IMG-01", "reg-*".
+func matching(all []Check, pattern string) []string {
+	var out []string
+	for _, id := range ids(all) {
+		if ok, err := path.Match(strings.ToUpper(pattern), id); ok && err == nil {
+			out = append(out, id)
+		}
+	}
+	return out
+}
+
 // selected picks the checks that opts ask for, in the catalogue's order.
 func selected(all []Check, opts Options) ([]Check, error) {
 	if opts.Profile != "" && !slices.Contains(Profiles(), opts.Profile) {
 		return nil, &UnknownError{Kind: "profile", Name: string(opts.Profile), Nearest: nearestProfile(opts.Profile)}
 	}
 	want := map[string]bool{}
-	for _, id := range opts.IDs {
-		id = strings.ToUpper(id)
-		if byID(all, id).ID == "" {
+	for _, pattern := range opts.IDs {
+		named := matching(all, pattern)
+		if len(named) == 0 {
+			id := strings.ToUpper(pattern)
 			return nil, &UnknownError{Kind: "check", Name: id, Nearest: diag.Nearest(id, ids(all))}
 		}
-		want[id] = true
+		for _, id := range named {
+			want[id] = true
+		}
 	}
 	profile := opts.filled().Profile
 	var out []Check

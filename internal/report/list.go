@@ -23,7 +23,11 @@ func encode(w io.Writer, v any) error {
 func List(w io.Writer, checks []check.Check) error {
 	var b strings.Builder
 	for _, c := range checks {
-		fmt.Fprintf(&b, "%-7s %-5s %-10s %s\n", c.ID, c.Severity, c.Scope, c.Title)
+		title := c.Title
+		if c.Unwaivable {
+			title += " (cannot be waived)"
+		}
+		fmt.Fprintf(&b, "%-7s %-5s %-10s %s\n", c.ID, c.Severity, c.Scope, title)
 	}
 	_, err := io.WriteString(w, b.String())
 	return err

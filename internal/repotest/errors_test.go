@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -20,6 +21,8 @@ var errorID = regexp.MustCompile(`^(CFG|NOD|APL|MER)-\d{3}$`)
 type errorText struct {
 	pkg   string
 	whats []string
+	whys  []string
+	fixes []string
 }
 
 // TestErrorsGenerated keeps docs/errors.md what the source says: every id with its texts. An id belongs to
@@ -49,18 +52,16 @@ func collect(found map[string]*errorText, pkg string, n ast.Node) {
 		}
 	case *ast.CompositeLit:
 		together(found, pkg, x.Elts)
-		id, what := "", ""
+		fields := map[string]string{}
 		for _, e := range x.Elts {
 			if kv, ok := e.(*ast.KeyValueExpr); ok {
-				switch fmt.Sprint(kv.Key) {
-				case "ID":
-					id = literal(kv.Value)
-				case "What":
-					what = literal(kv.Value)
-				}
+				fields[fmt.Sprint(kv.Key)] = literal(kv.Value)
 			}
 		}
-		add(found, pkg, id, what)
+		add(found, pkg, fields["ID"], fields["What"])
+		if e := found[fields["ID"]]; e != nil {
+			e.whys, e.fixes = with(e.whys, fields["Why"]), with(e.fixes, fields["Fix"])
+		}
 	case *ast.CallExpr:
 		together(found, pkg, x.Args)
 	case *ast.AssignStmt:
@@ -94,14 +95,17 @@ func add(found map[string]*errorText, pkg, id, what string) {
 		e = &errorText{pkg: pkg}
 		found[id] = e
 	}
-	for _, w := range e.whats {
-		if w == what {
-			return
-		}
-	}
-	if what != "" {
+	if what != "" && !slices.Contains(e.whats, what) {
 		e.whats, e.pkg = append(e.whats, what), pkg
 	}
+}
+
+// with adds a text that is not there yet and says something.
+func with(list []string, s string) []string {
+	if strings.Trim(s, ". ") == "" || slices.Contains(list, s) {
+		return list
+	}
+	return append(list, s)
 }
 
 // literal is the text of a string expression, with "..." for what is computed.
@@ -138,13 +142,17 @@ func errorsDoc(found map[string]*errorText) string {
 	var b strings.Builder
 	b.WriteString("# Errors\n\nGenerated from the source by `make docs`. Each error also says where, why, and one fix that can be typed.\n" +
 		"`CFG` configuration and descriptors, `NOD` the node and its archives, `APL` plan, apply and rollback, `MER` the mirror.\n" +
-		"Ids are never reused. Checks have ids of their own: [checks.md](checks.md).\n\n| id | says | from |\n|---|---|---|\n")
+		"Ids are never reused. Checks have ids of their own: [checks.md](checks.md). `edgeprep explain ID` prints one.\n\n" +
+		"| id | says | why | fix | from |\n|---|---|---|---|---|\n")
 	for _, id := range ids {
-		text := strings.Join(found[id].whats, "; ")
-		text = strings.NewReplacer("|", "\\|", "\n", " ", "......", "...").Replace(text)
-		fmt.Fprintf(&b, "| %s | %s | `%s` |\n", id, text, found[id].pkg)
+		e := found[id]
+		fmt.Fprintf(&b, "| %s | %s | %s | %s | `%s` |\n", id, cell(e.whats), cell(e.whys), cell(e.fixes), e.pkg)
 	}
 	return b.String()
+}
+
+func cell(texts []string) string {
+	return strings.NewReplacer("|", "\\|", "\n", " ", "......", "...").Replace(strings.Join(texts, "; "))
 }
 
 // checkDoc compares a generated document, or writes it with EDGEPREP_UPDATE=1.
