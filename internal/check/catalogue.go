@@ -14,6 +14,8 @@ func Catalogue() []Check {
 		archiveDirChecks(),
 		archiveKeepChecks(),
 		registryChecks(),
+		endpointChecks(),
+		fallbackChecks(),
 		mirrorChecks(),
 		coldChecks(),
 		bootChecks(),

@@ -20,7 +20,7 @@ func mirrorChecks() []Check {
 func mirrorWalkCheck() Check {
 	return Check{
 		ID: "MIR-03", Title: "every configured mirror serves every required reference, complete for this platform",
-		Severity: SeverityFail, Scope: ScopeNode, Unwaivable: true, Timeout: deepTimeout,
+		Severity: SeverityFail, Scope: ScopeNode, DependsOn: []string{"REG-11", "REG-13", "REG-19", "REG-21"}, Unwaivable: true, Timeout: deepTimeout,
 		Story: Story{
 			Seen:    "some tags give 404 on site, others are fine",
 			Cause:   "an index without the manifest of this platform, a manifest without its blobs, a cache filled for another architecture, a mirror that is not there",

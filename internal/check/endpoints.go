@@ -124,6 +124,9 @@ type probed struct {
 	chain   []*x509.Certificate // what it showed
 }
 
+// source is the request by which all that was found out.
+func (p probed) source() string { return "GET " + strings.TrimSuffix(p.URL, "/") + "/v2/" }
+
 // withProbes is nil when the mirrors were asked, else the one finding that says why not.
 func (e *Env) withProbes() []Finding {
 	switch {

@@ -78,7 +78,7 @@ func REGFaults() map[string]fault {
 			s.retarget("ghcr.io/spegel-org/spegel:v1", imagetest.WebName)
 			s.staticPod("ghcr.io/spegel-org/spegel:v1", "IfNotPresent")
 		}},
-		"a fallback that this release loses": {make: k3sStarted, check: "REG-28", says: "may not ask", status: StatusWarn, inject: func(s *site) {
+		"a fallback that this release loses": {make: k3sStarted, check: "REG-28", says: "may not ask", status: StatusWarn, also: []string{"REG-09"}, inject: func(s *site) {
 			s.env.Node.Gates.StarMirror = false
 			s.fallBack()
 		}},

@@ -33,7 +33,7 @@ func faults(t *testing.T) map[string]fault {
 		archiveFaults,
 		firstFaults,
 		kubeletFaults,
-		REGFaults,
+		REGFaults, endpointFaults, fallbackFaults,
 		IMGFaults,
 		hostFaults,
 	} {

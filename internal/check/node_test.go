@@ -39,7 +39,8 @@ type site struct {
 	set   *imagetest.Set
 	cache string // directory of the mirror's cache on this machine
 	net   *fakeNet
-	stop  func() // of the mirror
+	stop  func()            // of the mirror
+	way   http.RoundTripper // of pulls
 }
 
 func (s *site) containerd() *hosttest.Runtime {
@@ -122,7 +123,7 @@ func k3sSite(t *testing.T, tpl template, started bool) *site {
 
 func newSite(t *testing.T, tpl template, n distro.Node) *site {
 	t.Helper()
-	s := &site{t: t, node: hosttest.New(t), set: tpl.set, net: newNet()}
+	s := &site{t: t, node: hosttest.New(t), set: tpl.set, net: newNet(), way: http.DefaultTransport}
 	archive, err := os.ReadFile(filepath.Join(tpl.dir, "edge.tar"))
 	if err != nil {
 		t.Fatal(err)
@@ -218,7 +219,7 @@ func (s *site) pull(ref string) error {
 			return err
 		}
 		req.Header.Set("User-Agent", "containerd/v2.4.2")
-		resp, err := http.DefaultTransport.RoundTrip(req)
+		resp, err := s.way.RoundTrip(req)
 		if err != nil {
 			last = err
 			continue

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/url"
+	"path"
 	"slices"
 	"strings"
 
@@ -41,14 +42,14 @@ func Proxies(ctx context.Context, r host.Reader, units, environ []string) []Prox
 		}
 	}
 	add("environment", environ)
-	unitEnvironment(r.FS(), "/etc/systemd/system.conf", add)
+	managerEnvironment(r.FS(), add)
 	for _, name := range units {
 		u, err := r.Units().Unit(ctx, name)
 		if err != nil {
 			continue // a unit that cannot be asked for starts nothing that could use a proxy
 		}
 		for _, file := range append([]string{u.Fragment}, u.DropIns...) {
-			unitEnvironment(r.FS(), file, add)
+			unitEnvironment(r.FS(), name, file, add)
 		}
 	}
 	return out
@@ -74,8 +75,22 @@ func proxyOf(assignment, source string) (Proxy, bool) {
 	return Proxy{URL: u, Source: source}, true
 }
 
-// unitEnvironment gives the assignments of a unit file and of the environment files it names.
-func unitEnvironment(f host.FS, file string, add func(source string, assignments []string)) {
+// managerEnvironment gives what the service manager adds to every unit. systemd-system.conf(5)
+func managerEnvironment(f host.FS, add func(source string, assignments []string)) {
+	unitEnvironment(f, "", "/etc/systemd/system.conf", add)
+	list, err := f.ReadDir("/etc/systemd/system.conf.d")
+	if err != nil {
+		return // most nodes have none
+	}
+	for _, x := range list {
+		if strings.HasSuffix(x.Path, ".conf") {
+			unitEnvironment(f, "", x.Path, add)
+		}
+	}
+}
+
+// unitEnvironment gives the assignments of a file of the unit and of the environment files it names.
+func unitEnvironment(f host.FS, unit, file string, add func(source string, assignments []string)) {
 	for _, line := range textLines(f, file) {
 		key, value, ok := strings.Cut(line, "=")
 		if !ok {
@@ -85,13 +100,21 @@ func unitEnvironment(f host.FS, file string, add func(source string, assignments
 		case "Environment", "DefaultEnvironment":
 			add(file, words(value))
 		case "EnvironmentFile":
-			env := strings.TrimPrefix(strings.TrimSpace(value), "-")
+			env := specifiers(unit).Replace(strings.TrimPrefix(strings.TrimSpace(value), "-"))
 			for _, l := range textLines(f, env) {
 				name, v, _ := strings.Cut(l, "=")
 				add(env, []string{strings.TrimSpace(name) + "=" + strings.Trim(strings.TrimSpace(v), `"'`)})
 			}
 		}
 	}
+}
+
+// specifiers are those that units of distributions have in EnvironmentFile=: k3s reads /etc/default/%N.
+// systemd.unit(5)
+func specifiers(unit string) *strings.Replacer {
+	bare := strings.TrimSuffix(unit, path.Ext(unit))
+	prefix, instance, _ := strings.Cut(bare, "@")
+	return strings.NewReplacer("%n", unit, "%N", bare, "%p", prefix, "%i", instance, "%%", "%")
 }
 
 // textLines gives a file's lines, none when it cannot be read: an optional environment file may be missing.
