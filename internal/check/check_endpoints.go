@@ -196,6 +196,9 @@ func runNames(_ context.Context, e *Env) []Finding {
 		}
 		f := Finding{Status: StatusFail, Subject: c.URL, Expected: name + " in /etc/hosts", Observed: "it is not there: its address needs a resolver", Source: c.source + "; /etc/hosts",
 			Remedy: Remedy{Text: "write the mirror's address into [registries] endpoints, or into /etc/hosts of every node"}}
+		if !slices.ContainsFunc(e.wanted(), c.Same) { // somebody else's, asked for what the mirrors have not
+			f.Status, f.Remedy = StatusWarn, Remedy{Text: "write " + name + " into /etc/hosts, or take it out of " + c.source}
+		}
 		if addrs := known[name]; len(addrs) > 0 {
 			f = pass(c.URL, name+" is "+strings.Join(addrs, ", "), "/etc/hosts")
 			if by := hostsWriter(e.Reader.FS()); by != "" {

@@ -47,10 +47,17 @@ func runFallback(_ context.Context, e *Env) []Finding {
 	var out []Finding
 	for _, h := range e.registryHosts() {
 		l := eff.For(h)
+		if !l.Mirrors(e.wanted()) {
+			out = append(out, skip(h, "its pulls do not begin at the mirrors: REG-04 says so"))
+			continue
+		}
 		f := pass(h, route(l)+", and no further", at(l.File, l.Line))
-		if l.Upstream {
+		if asksItself(l) {
 			f.Status, f.Expected, f.Observed = StatusWarn, "it ends at a mirror", route(l)+": up to 30 s for each object when packets are dropped"
 			f.Remedy = e.noFallback()
+			if !l.Upstream {
+				f.Remedy = Remedy{Text: "take it out of the endpoints of " + h + " in " + l.File}
+			}
 		}
 		out = append(out, f)
 	}
@@ -191,7 +198,7 @@ func bootstrapCheck() Check {
 		Story: Story{
 			Seen:    "after a cold start the pod network and the service proxy wait for a mirror that needs them",
 			Cause:   "the mirror is reached by a NodePort, which nothing serves before the service proxy and the pod network run; their images must come from somewhere else, on every node that may run them",
-			Look:    "the same graph as COLD-02, from the mirror down: each image that is needed before it answers. COLD-02 says whether this node gets stuck, this one whether each image is here, also where the mirror happens to run on another node",
+			Look:    "the same graph as COLD-02, from the mirror down: each image that is needed before it answers. COLD-02 says whether the chain gets stuck and names its end, this one every image on the way and whether it is here; each node that may run the mirror has to pass it",
 			Fix:     "preload the images on every node, name them in [mirror.workload] bootstrap, or run the mirror as a systemd service",
 			Sources: []string{"containerd/containerd#10660, #5901", "zarf: init-package.mdx", "failure-modes: REG-20, MIR-01"},
 		},
@@ -229,7 +236,7 @@ func runBootstrap(_ context.Context, e *Env) []Finding {
 		out = append(out, skip("the other nodes", "each of them has to run this check"))
 	}
 	if len(out) == 0 {
-		return []Finding{unproven("the mirror", "no image that it waits for is known")}
+		return []Finding{skip("the mirror", "nothing on this node's disk starts it: COLD-02 says why, and this is for the nodes that may run it")}
 	}
 	return out
 }

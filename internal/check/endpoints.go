@@ -25,6 +25,7 @@ import (
 type configured struct {
 	registries.HostEntry
 	registry string // for which it was found first
+	file     string
 	source   string // file:line
 	last     bool   // nothing is tried after it
 }
@@ -38,12 +39,14 @@ func (e *Env) registryHosts() []string {
 	return out
 }
 
-// configuredHosts are all hosts of all registries' files but the registries themselves, each once.
+// configuredHosts are all hosts of all registries' files but the registries themselves, once for each file.
 func (e *Env) configuredHosts(eff registries.Effective) []configured {
 	var out []configured
 	add := func(l registries.Lookup) {
 		for _, c := range order(l) {
-			same := func(o configured) bool { return o.Same(c.Endpoint) && o.CA == c.CA && o.source == c.source }
+			same := func(o configured) bool {
+				return o.Same(c.Endpoint) && o.file == c.file && slices.Equal(o.Files, c.Files)
+			}
 			if !slices.ContainsFunc(out, same) {
 				out = append(out, c)
 			}
@@ -62,15 +65,29 @@ func (e *Env) configuredHosts(eff registries.Effective) []configured {
 func order(l registries.Lookup) []configured {
 	var out []configured
 	for _, h := range l.Hosts {
-		out = append(out, configured{HostEntry: h, registry: l.Registry, source: at(l.File, h.Line)})
+		if isItself(l, h.Endpoint) {
+			continue
+		}
+		out = append(out, configured{HostEntry: h, registry: l.Registry, file: l.File, source: at(l.File, h.Line)})
 	}
-	if s := l.ServerHost; s.URL != "" && !l.Upstream && !slices.ContainsFunc(l.Endpoints, s.Same) {
-		out = append(out, configured{HostEntry: s, registry: l.Registry, source: at(l.File, s.Line)})
+	// a server that is asked already is asked again; right after itself that changes nothing
+	if s := l.ServerHost; s.URL != "" && !l.Upstream && (len(out) == 0 || !out[len(out)-1].Same(s.Endpoint)) {
+		out = append(out, configured{HostEntry: s, registry: l.Registry, file: l.File, source: at(l.File, s.Line)})
 	}
 	if n := len(out); n > 0 {
-		out[n-1].last = !l.Upstream
+		out[n-1].last = !asksItself(l)
 	}
 	return out
+}
+
+// isItself says whether an endpoint is the registry that it stands for.
+func isItself(l registries.Lookup, e registries.Endpoint) bool {
+	return e.Host() == l.Registry || l.Registry == "docker.io" && e.Host() == "registry-1.docker.io"
+}
+
+// asksItself says whether the registry itself is asked, by whatever line.
+func asksItself(l registries.Lookup) bool {
+	return l.Upstream || slices.ContainsFunc(l.Endpoints, func(e registries.Endpoint) bool { return isItself(l, e) })
 }
 
 // at is file:line, or the file when the line is not known.

@@ -54,7 +54,10 @@ func endpointFaults() map[string]fault {
 			s.env.Site.Checklist.Ship, s.env.Site.Checklist.Mission = time.Now().Format(time.DateOnly), "500d"
 		}},
 		"FI-21: an endpoint is a NodePort on loopback": {check: "REG-18", says: "nothing on this node tells", inject: func(s *site) { s.behind("http://127.0.0.1:31080", dial) }},
-		"an endpoint is a name that needs DNS":         {check: "REG-19", says: "needs a resolver", inject: func(s *site) { s.behind("http://mirror.site:5000", dial) }},
+		"a mirror is a name that needs DNS": {check: "REG-19", says: "needs a resolver", opts: Options{IDs: []string{"REG-19"}},
+			inject: func(s *site) { s.env.Mirrors = append(s.env.Mirrors, Mirror{URL: "http://mirror.site:5000"}) }},
+		"another host behind the mirror is a name that needs DNS": {check: "REG-19", says: "needs a resolver", status: StatusWarn,
+			inject: func(s *site) { s.behind("http://mirror.site:5000", dial) }},
 		"cloud-init writes /etc/hosts anew": {check: "REG-19", says: "cloud-init writes the file anew", status: StatusWarn, inject: func(s *site) {
 			s.behind("http://mirror.site:5000", dial)
 			s.node.WriteFile("/etc/hosts", "127.0.0.1 localhost\n10.0.0.11\tnode-1 mirror.site # ours\n")
@@ -109,6 +112,10 @@ func endpointFaults() map[string]fault {
 func fallbackFaults() map[string]fault {
 	return map[string]fault{
 		"the registry itself is asked last": {make: k3sStarted, check: "REG-09", says: "then the registry itself", status: StatusWarn, inject: func(s *site) { s.fallBack() }},
+		"the registry itself is an endpoint": {check: "REG-09", says: "then https://quay.io", status: StatusWarn, inject: func(s *site) {
+			s.node.WriteFile(certsD+"/quay.io/hosts.toml", hosts(s.env.Mirrors[0].URL, "https://quay.io"))
+			s.way = near{s.way}
+		}},
 		"FI-19: a host that may be off has no dial_timeout": {check: "REG-25", says: "none: 30 s", status: StatusWarn,
 			inject: func(s *site) { s.behind("http://192.0.2.10:5000", "") }},
 		"a containerd that does not know dial_timeout": {check: "REG-25", says: "does not know dial_timeout", status: StatusWarn, inject: func(s *site) {

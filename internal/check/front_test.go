@@ -8,6 +8,8 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"fmt"
+	"log/slog"
 	"math/big"
 	"net"
 	"net/http"
@@ -86,6 +88,7 @@ func (s *site) front(cert *tls.Certificate, handle func(http.ResponseWriter, *ht
 			pass.ServeHTTP(w, r)
 		}
 	}))
+	srv.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError) // handshakes that end are what is tested
 	if cert != nil {
 		srv.TLS = &tls.Config{Certificates: []tls.Certificate{*cert}, MinVersion: tls.VersionTLS12}
 		srv.StartTLS()
@@ -129,7 +132,18 @@ func (s *site) trust(ca string) {
 // behind adds a host behind the mirror in the entry for all registries.
 func (s *site) behind(host, more string) {
 	u := s.env.Mirrors[0].URL
+	s.way = near{s.way}
 	s.node.WriteFile(certsD+"/_default/hosts.toml", "server = \""+u+"\"\n[host.\""+u+"\"]\n  capabilities = [\"pull\", \"resolve\"]\n[host.\""+host+"\"]\n  capabilities = [\"pull\", \"resolve\"]\n"+more)
+}
+
+// near reaches this machine alone.
+type near struct{ http.RoundTripper }
+
+func (n near) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.URL.Hostname() != "127.0.0.1" {
+		return nil, fmt.Errorf("no route to %s", r.URL.Host)
+	}
+	return n.RoundTripper.RoundTrip(r)
 }
 
 func TestHTTPSMirrorPasses(t *testing.T) {
