@@ -47,12 +47,11 @@ func endpointFaults() map[string]fault {
 		"FI-17: the wrong CA": {make: tlsSite, check: "REG-13", says: "unknown authority", inject: func(s *site) { s.trust(otherCAPath) }},
 		"FI-17: a certificate without the address of the node that takes over": {make: tlsSite, check: "REG-13", says: "10.0.0.12 (node-2)", status: StatusWarn,
 			inject: func(s *site) { s.twoNodes() }},
-		"FI-17: a certificate that ends before the ship date": {make: tlsSite, check: "REG-13", says: "before power-on", inject: func(s *site) {
-			s.env.Site.Checklist.Ship = time.Now().AddDate(2, 0, 0).Format(time.DateOnly)
+		"FI-17: a certificate that ends before the ship date": {make: tlsSite, check: "REG-13", says: "before power-on", also: []string{"K8S-02"}, inject: func(s *site) {
+			s.env.Site.Checklist.PowerOn = time.Now().AddDate(2, 0, 0).Format(time.DateOnly)
 		}},
-		"a certificate that ends before the mission does": {make: tlsSite, check: "REG-13", says: "before the mission's end", status: StatusWarn, inject: func(s *site) {
-			s.env.Site.Checklist.Ship, s.env.Site.Checklist.Mission = time.Now().Format(time.DateOnly), "500d"
-		}},
+		"a certificate that ends before the mission does": {make: tlsSite, check: "REG-13", says: "before the mission's end", status: StatusWarn, also: []string{"K8S-02"},
+			inject: func(s *site) { s.env.Site.Checklist.Mission = "36500d" }},
 		"FI-21: an endpoint is a NodePort on loopback": {check: "REG-18", says: "nothing on this node tells", inject: func(s *site) { s.behind("http://127.0.0.1:31080", dial) }},
 		"a mirror is a name that needs DNS": {check: "REG-19", says: "needs a resolver", opts: Options{IDs: []string{"REG-19"}},
 			inject: func(s *site) { s.env.Mirrors = append(s.env.Mirrors, Mirror{URL: "http://mirror.site:5000"}) }},
@@ -112,7 +111,7 @@ func endpointFaults() map[string]fault {
 func fallbackFaults() map[string]fault {
 	return map[string]fault{
 		"the registry itself is asked last": {make: k3sStarted, check: "REG-09", says: "then the registry itself", status: StatusWarn, inject: func(s *site) { s.fallBack() }},
-		"the registry itself is an endpoint": {check: "REG-09", says: "then https://quay.io", status: StatusWarn, inject: func(s *site) {
+		"the registry itself is an endpoint": {check: "REG-09", says: "https://quay.io, then the registry itself", status: StatusWarn, inject: func(s *site) {
 			s.node.WriteFile(certsD+"/quay.io/hosts.toml", hosts(s.env.Mirrors[0].URL, "https://quay.io"))
 			s.way = near{s.way}
 		}},

@@ -149,6 +149,7 @@ func TestRealContainerd(t *testing.T) {
 		for _, x := range report.Results {
 			ok := x.Status == StatusPass || x.Status == StatusSkip && !x.Owed() || // does not apply
 				x.ID == egressID && x.Status == StatusUnproven || x.ID == "COLD-03" && x.Status == StatusSkip ||
+				x.ID == "REG-21" && said(x, "outgoing connection") || x.ID == "REG-23" && said(x, "no systemd to ask") || // a port of a test
 				strings.HasPrefix(x.ID, "HST-") && x.Status != StatusError || // this machine's own
 				strings.HasPrefix(x.ID, "K8S-") && x.Status != StatusError && x.Status != StatusFail || // there is no kubelet
 				strings.HasPrefix(x.ID, "COLD-") && x.Status == StatusUnproven && said(x, "no systemd to ask") || x.ID == "TAR-10" || // as full as this machine is
