@@ -145,12 +145,12 @@ func (f *filler) manifest(ctx context.Context, ref Reference, img *plannedImage)
 		return rec, nil
 	}
 	img.asked = true
-	rec, _, _, err := f.p.manifest(ctx, ref)
+	found, _, err := f.p.manifest(ctx, ref)
 	if err == nil {
 		f.p.kept(ctx, ref)
 		_, _, err = f.p.store.image(ref) // it may have been served and not kept
 	}
-	return rec, err
+	return found.rec, err
 }
 
 func (f *filler) planPlatform(ctx context.Context, img *plannedImage, platform string) error {

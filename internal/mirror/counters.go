@@ -1,8 +1,8 @@
 package mirror
 
 import (
+	"maps"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -59,8 +59,7 @@ const (
 
 // counters are what a mirror counts. The path of a hit costs only atomics.
 type counters struct {
-	tallies sync.Map // registry -> *tally
-	known   atomic.Int32
+	tallies atomic.Pointer[map[string]*tally] // by registry; replaced when there is a new one, which is seldom
 	other   tally
 	took    [kinds][outcomes]histogram
 
@@ -94,26 +93,41 @@ func kindName(k int) string {
 
 // of is the tally of a registry, or of all others.
 func (c *counters) of(registry string) *tally {
-	if t, ok := c.tallies.Load(registry); ok {
-		return t.(*tally) //nolint:forcetypeassert // the map holds nothing else
+	if t := c.named()[registry]; t != nil {
+		return t
 	}
 	return &c.other
 }
 
+// named are the tallies of registries that have one of their own. Nobody changes the map.
+func (c *counters) named() map[string]*tally {
+	if m := c.tallies.Load(); m != nil {
+		return *m
+	}
+	return nil
+}
+
 // name gives a registry a tally of its own while there is room.
 func (c *counters) name(registry string) *tally {
-	if t, ok := c.tallies.Load(registry); ok {
-		return t.(*tally) //nolint:forcetypeassert // see of
+	for {
+		old := c.tallies.Load()
+		known := c.named()
+		if t := known[registry]; t != nil {
+			return t
+		}
+		if registry == "" || len(known) >= maxTallies {
+			return &c.other
+		}
+		next := maps.Clone(known)
+		if next == nil {
+			next = map[string]*tally{}
+		}
+		t := &tally{}
+		next[strings.Clone(registry)] = t
+		if c.tallies.CompareAndSwap(old, &next) {
+			return t
+		}
 	}
-	if registry == "" || c.known.Add(1) > maxTallies {
-		c.known.Add(-1)
-		return &c.other
-	}
-	t, twice := c.tallies.LoadOrStore(strings.Clone(registry), &tally{})
-	if twice {
-		c.known.Add(-1)
-	}
-	return t.(*tally) //nolint:forcetypeassert // see of
 }
 
 // answered counts an answer. Only a registry of which something was served gets a name of its own: a client

@@ -231,7 +231,8 @@ func (f *fill) pump(body io.Reader, part *partial, size int64) error {
 	r := io.LimitReader(body, size+1-part.size)
 	h := startHashing(part.hash)
 	defer h.end()
-	bufs := [2][]byte{make([]byte, wakeBytes), make([]byte, wakeBytes)}
+	length := min(wakeBytes, size+1-part.size)
+	bufs := [2][]byte{make([]byte, length), make([]byte, length)}
 	for i := 0; ; i ^= 1 {
 		n, err := r.Read(bufs[i])
 		if n > 0 {

@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -37,13 +38,16 @@ type handler struct {
 	pull     *puller
 	uses     *uses
 	guard    *guard
+	version  []string // of the API, for each answer's header
+	replies  sync.Pool
 }
 
 // NewHandler serves a store. No client writes to it through the handler; the ResponseWriter must reach it
 // bare, or large blobs are copied through user space instead of being sent by the kernel.
 func NewHandler(store *Store, opts HandlerOptions) http.Handler {
 	h := &handler{store: store, registry: opts.DefaultRegistry, misses: opts.Misses, access: opts.AccessLog, hits: opts.LogHits,
-		pull: opts.pull, uses: opts.uses, guard: opts.guard}
+		pull: opts.pull, uses: opts.uses, guard: opts.guard,
+		version: []string{"registry/2.0"}, replies: sync.Pool{New: func() any { return &reply{} }}}
 	if h.registry == "" {
 		h.registry = DefaultRegistry
 	}
@@ -54,7 +58,12 @@ func NewHandler(store *Store, opts HandlerOptions) http.Handler {
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
 	t, ok := parseTarget(r.URL.Path, namespaceOf(r.URL), h.registry)
-	rw := &reply{ResponseWriter: w}
+	rw := h.replies.Get().(*reply) //nolint:forcetypeassert // the pool holds nothing else
+	*rw = reply{ResponseWriter: w}
+	defer func() {
+		*rw = reply{}
+		h.replies.Put(rw)
+	}()
 	if h.guard != nil && !h.guard.admits(r) {
 		h.guard.refuse(rw, r)
 		note(rw, outcomeRefused)
@@ -65,7 +74,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *handler) route(w http.ResponseWriter, r *http.Request, t target, ok bool) {
-	w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
+	w.Header()["Docker-Distribution-Api-Version"] = h.version
 	switch {
 	case r.Method != http.MethodGet && r.Method != http.MethodHead:
 		w.Header().Set("Allow", "GET, HEAD")
@@ -99,6 +108,10 @@ func namespaceOf(u *url.URL) string {
 	if u.RawQuery == "" {
 		return ""
 	}
+	// containerd sends this and nothing else.
+	if ns, ok := strings.CutPrefix(u.RawQuery, "ns="); ok && !strings.ContainsAny(ns, "%+&;") {
+		return ns
+	}
 	return u.Query().Get("ns")
 }
 
@@ -112,7 +125,7 @@ func (h *handler) manifest(w http.ResponseWriter, r *http.Request, t target) {
 		h.miss(w, r, t, "MANIFEST_UNKNOWN", "invalid tag or digest")
 		return
 	}
-	rec, data, from, err := h.image(r.Context(), t.reference())
+	found, from, err := h.image(r.Context(), t.reference())
 	if err != nil {
 		h.miss(w, r, t, "MANIFEST_UNKNOWN", reason(err))
 		return
@@ -121,25 +134,16 @@ func (h *handler) manifest(w http.ResponseWriter, r *http.Request, t target) {
 		h.uses.touch(t.reference())
 	}
 	note(w, from)
-	etag := quote(rec.Digest.String())
-	hd := w.Header()
-	hd.Set("Docker-Content-Digest", rec.Digest.String())
-	hd.Set("Etag", etag)
-	if noneMatch(r.Header.Get("If-None-Match"), etag) {
-		w.WriteHeader(http.StatusNotModified)
-		return
-	}
-	hd.Set("Content-Type", rec.MediaType)
-	send(w, r, http.StatusOK, data)
+	found.send(w, r)
 }
 
 // image finds a manifest in the cache, or upstream where there is one.
-func (h *handler) image(ctx context.Context, ref Reference) (record, []byte, outcome, error) {
+func (h *handler) image(ctx context.Context, ref Reference) (hit, outcome, error) {
 	if h.pull != nil {
 		return h.pull.manifest(ctx, ref)
 	}
-	rec, data, err := h.store.answer(ref)
-	return rec, data, outcomeHit, err
+	found, err := h.store.answer(ref)
+	return found, outcomeHit, err
 }
 
 // blob serves a blob to any repository: its digest is all that it is known by.

@@ -1,6 +1,10 @@
 package mirror
 
-import "time"
+import (
+	"net/http"
+	"strconv"
+	"time"
+)
 
 // lookAgain is how long a manifest that was just served is served again without a look at its files: a site's nodes
 // pull the same image at once, and two lstat are a third of such a request. A tag that changes on disk, or a file
@@ -17,7 +21,35 @@ const (
 type hit struct {
 	rec  record
 	data []byte
+	head *manifestHead // nil: not made
 	at   time.Time
+}
+
+// manifestHead is the header of a manifest's answers. It is made once for many, which share it: nobody changes it.
+type manifestHead struct{ digest, etag, mediaType, length []string }
+
+func headOf(rec record, data []byte) *manifestHead {
+	return &manifestHead{digest: []string{rec.Digest.String()}, etag: []string{quote(rec.Digest.String())},
+		mediaType: []string{rec.MediaType}, length: []string{strconv.Itoa(len(data))}}
+}
+
+// send answers with the manifest, or with that the client has it already.
+func (v hit) send(w http.ResponseWriter, r *http.Request) {
+	head := v.head
+	if head == nil {
+		head = headOf(v.rec, v.data)
+	}
+	hd := w.Header()
+	hd["Docker-Content-Digest"], hd["Etag"] = head.digest, head.etag
+	if noneMatch(r.Header.Get("If-None-Match"), head.etag[0]) {
+		w.WriteHeader(http.StatusNotModified)
+		return
+	}
+	hd["Content-Type"], hd["Content-Length"] = head.mediaType, head.length
+	w.WriteHeader(http.StatusOK)
+	if r.Method != http.MethodHead {
+		w.Write(v.data) //nolint:errcheck // the client left; there is nobody to tell
+	}
 }
 
 // hits are the manifests that were looked up a moment ago.
@@ -49,14 +81,16 @@ func (h hits) forget(ref Reference) {
 }
 
 // answer gives a manifest of the cache to a client, as it is or was a moment ago.
-func (s *Store) answer(ref Reference) (record, []byte, error) {
+func (s *Store) answer(ref Reference) (hit, error) {
 	if v, ok := s.hits.get(ref); ok {
-		return v.rec, v.data, nil
+		return v, nil
 	}
 	now := time.Now()
 	rec, data, err := s.image(ref)
-	if err == nil {
-		s.hits.put(ref, hit{rec, data, now})
+	if err != nil {
+		return hit{}, err
 	}
-	return rec, data, err
+	v := hit{rec, data, headOf(rec, data), now}
+	s.hits.put(ref, v)
+	return v, nil
 }

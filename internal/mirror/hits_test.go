@@ -1,6 +1,8 @@
 package mirror
 
 import (
+	"net/http"
+	"net/url"
 	"os"
 	"runtime"
 	"testing"
@@ -73,5 +75,36 @@ func TestSmallLayerIsNotReadWhole(t *testing.T) {
 	}
 	if n := after.TotalAlloc - before.TotalAlloc; n > 1<<20 {
 		t.Errorf("%d bytes allocated", n)
+	}
+}
+
+// What a hit costs in garbage is paid by all that is served meanwhile: nothing of it is ours.
+func TestHitLeavesNoGarbage(t *testing.T) { //nolint:paralleltest // testing.AllocsPerRun counts those of others, too
+	s, _ := loaded(t)
+	s.hits = newHits(time.Hour)
+	p, err := newPuller(s, Upstreams{}, testLimits())
+	must(t, err)
+	p.fresh.put(Reference{Name: Name{DefaultRegistry, "library/edge-web"}, Tag: "1.0"}, time.Now(), 1)
+	h := NewHandler(s, HandlerOptions{uses: newUses(), pull: p, Misses: NewMisses()})
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "/v2/library/edge-web/manifests/1.0?ns=docker.io", http.NoBody)
+	must(t, err)
+	w := discard{http.Header{}}
+	got := testing.AllocsPerRun(1000, func() { h.ServeHTTP(w, r) })
+	if w.h.Get("Docker-Content-Digest") == "" || w.h.Get("Content-Length") == "" {
+		t.Fatal(w.h)
+	}
+	if got > 1 { // the race detector empties pools now and then
+		t.Errorf("%v allocations", got)
+	}
+}
+
+// The short way to the ns parameter finds what the long way finds.
+func TestNamespaceOf(t *testing.T) {
+	t.Parallel()
+	for _, q := range []string{"", "ns=docker.io", "ns=a:5000", "ns=a%3A5000", "ns=a+b", "ns=", "ns=a=b", "ns=a&ns=b", "x=1&ns=a", "ns=a&x=1", "ns=a;b", "nsx=a", "ns"} {
+		u := &url.URL{RawQuery: q}
+		if got := namespaceOf(u); got != u.Query().Get("ns") {
+			t.Errorf("%q: %q, not %q", q, got, u.Query().Get("ns"))
+		}
 	}
 }

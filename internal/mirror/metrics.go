@@ -101,10 +101,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(c.descs[name], c.kinds[name], v, labels...)
 	}
 	n := c.s.store.counters
-	n.tallies.Range(func(registry, t any) bool {
-		showTally(show, registry.(string), t.(*tally)) //nolint:forcetypeassert // counters.of
-		return true
-	})
+	for registry, t := range n.named() {
+		showTally(show, registry, t)
+	}
 	showTally(show, otherTally, &n.other)
 	c.times(ch)
 	c.upstreams(show)
@@ -151,7 +150,7 @@ func (c *collector) upstreams(show func(string, float64, ...string)) {
 	p.mu.Lock()
 	running := len(p.fills)
 	for _, u := range p.others.values() {
-		if _, named := p.store.counters.tallies.Load(u.cfg.Host); named {
+		if p.store.counters.named()[u.cfg.Host] != nil {
 			open[u.cfg.Host] = u.breaker.isOpen()
 		}
 	}

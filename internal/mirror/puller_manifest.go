@@ -41,46 +41,44 @@ func (s *Store) image(ref Reference) (record, []byte, error) {
 // manifest gives a manifest: from the cache when that is all there is to know, else from its upstream. A tag
 // of the cache is compared with its upstream, but that never takes it away or makes a client wait for long:
 // it is served as it is when the upstream is not there, does not answer in time, or does not have it any more.
-func (p *puller) manifest(ctx context.Context, ref Reference) (record, []byte, outcome, error) {
-	rec, data, err := p.store.answer(ref)
+func (p *puller) manifest(ctx context.Context, ref Reference) (hit, outcome, error) {
+	found, err := p.store.answer(ref)
 	cached := err == nil
 	if cached && (ref.Digest != "" || p.isFresh(ref)) {
-		return rec, data, outcomeHit, nil
+		return found, outcomeHit, nil
 	}
 	u, uerr := p.at(ref.Name)
 	switch {
 	case uerr != nil && cached:
-		return rec, data, outcomeHit, nil
+		return found, outcomeHit, nil
 	case uerr != nil:
-		return record{}, nil, outcomeMiss, uerr
-	case !cached:
-		rec = record{}
+		return hit{}, outcomeMiss, uerr
 	}
-	c := p.ask(u, ref, rec)
+	c := p.ask(u, ref, found.rec)
 	if !cached {
 		return c.wait(ctx, nil)
 	}
 	if u.breaker.isOpen() {
-		return rec, data, outcomeStale, nil
+		return found, outcomeStale, nil
 	}
 	t := time.NewTimer(p.lim.answer)
 	defer t.Stop()
-	newRec, newData, from, err := c.wait(ctx, t.C)
+	asked, from, err := c.wait(ctx, t.C)
 	if err != nil {
-		return rec, data, outcomeStale, nil // the cached one is the answer
+		return found, outcomeStale, nil // the cached one is the answer
 	}
-	return newRec, newData, from, nil
+	return asked, from, nil
 }
 
 // wait waits for the outcome, or for enough.
-func (c *manifestCall) wait(ctx context.Context, enough <-chan time.Time) (record, []byte, outcome, error) {
+func (c *manifestCall) wait(ctx context.Context, enough <-chan time.Time) (hit, outcome, error) {
 	select {
 	case <-c.done:
-		return c.rec, c.data, c.from, c.err
+		return hit{rec: c.rec, data: c.data}, c.from, c.err
 	case <-enough:
-		return record{}, nil, outcomeMiss, errUnavailable
+		return hit{}, outcomeMiss, errUnavailable
 	case <-ctx.Done():
-		return record{}, nil, outcomeMiss, ctx.Err()
+		return hit{}, outcomeMiss, ctx.Err()
 	}
 }
 

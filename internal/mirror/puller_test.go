@@ -368,7 +368,10 @@ func TestTagPolicy(t *testing.T) {
 	lim.answer = 50 * time.Millisecond
 	p, srv := pullerTo(t, o.URL, lim, nil)
 	url := srv.URL + "/v2/library/edge-web/manifests/1.0"
-	stale := func() { p.fresh = newLRU[Reference, time.Time](maxFresh) }
+	stale := func() {
+		settled(t, p) // what is being kept is fresh afterwards
+		p.fresh = newLRU[Reference, time.Time](maxFresh)
+	}
 	expect := func(what, d string) {
 		t.Helper()
 		if a := get(t, url); a.Header.Get("Docker-Content-Digest") != d {

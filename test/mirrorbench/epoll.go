@@ -16,6 +16,7 @@ import (
 type rate struct {
 	perSecond float64
 	p99       time.Duration
+	took      time.Duration
 }
 
 // hammer sends the same small request over many connections, each as soon as the last was answered, from one
@@ -39,7 +40,7 @@ func hammer(ctx context.Context, addr, path string, clients int, d time.Duration
 	}
 	took := time.Since(start)
 	slices.Sort(h.times)
-	return rate{perSecond: float64(len(h.times)) / took.Seconds(), p99: percentile(h.times, 0.99)}, nil
+	return rate{perSecond: float64(len(h.times)) / took.Seconds(), p99: percentile(h.times, 0.99), took: took}, nil
 }
 
 func percentile(sorted []time.Duration, q float64) time.Duration {

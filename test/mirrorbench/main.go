@@ -119,16 +119,43 @@ func run(ctx context.Context, o options) error {
 		return err
 	}
 	load := loadAverage()
+	before, err := b.quiet()
+	if err != nil {
+		return err
+	}
 	rows, err := b.measure(ctx, o.parts)
 	if err != nil {
 		return err
 	}
-	text := b.heading(ctx, o, load) + "\n" + table(rows)
+	after, err := machineActivity()
+	if err != nil {
+		return err
+	}
+	text := b.heading(ctx, o, load)
+	if d := doubts(before, after); d != "" {
+		text += "\n" + d + "\n"
+		b.say("%s", d)
+	}
+	text += "\n" + table(rows)
 	fmt.Fprint(os.Stdout, text)
 	if o.write == "" {
 		return nil
 	}
 	return replace(o.write, text)
+}
+
+// quiet says at once when others are using the machine, and gives what it has done so far.
+func (b *bench) quiet() (activity, error) {
+	before, err := machineActivity()
+	if err != nil {
+		return before, err
+	}
+	time.Sleep(time.Second)
+	now, err := machineActivity()
+	if d := doubts(before, now); d != "" {
+		b.say("before anything is measured: %s", d)
+	}
+	return now, err
 }
 
 func (b *bench) measure(ctx context.Context, only string) ([]row, error) {
@@ -163,11 +190,25 @@ func (b *bench) heading(ctx context.Context, o options, load string) string {
 	unix.Uname(&u) // its name is only told
 	return fmt.Sprintf("Command: `%s`, on %s; %s. %d rounds of %s.\n"+
 		"Machine: %s, %d cores, %s; Linux %s; %s. Load average at the start %s, at the end %s.\n"+
-		"Against nginx %s and distribution %s, all on loopback; the image has %.0f MB, its largest layer %.0f MB.\n",
+		"Against nginx %s and distribution %s, all on loopback; the image has %.0f MB, its largest layer %.0f MB.\n"+
+		"Client of manifests: %s.\n",
 		args, time.Now().UTC().Format("2006-01-02 15:04 UTC"), firstLine(ctx, b.programs.edgeprep[0], "version"), b.rounds, b.round,
 		grep("/proc/cpuinfo", "model name"), runtime.NumCPU(), grep("/proc/meminfo", "MemTotal"), unix.ByteSliceToString(u.Release[:]), runtime.Version(),
 		load, loadAverage(), lastWord(firstLine(ctx, b.programs.nginx, "-v"), "/"), lastWord(firstLine(ctx, b.programs.distribution, "--version"), " "),
-		float64(b.img.size())/1e6, float64(b.img.blobs[1].size)/1e6)
+		float64(b.img.size())/1e6, float64(b.img.blobs[1].size)/1e6, b.manifestClient(ctx))
+}
+
+// manifestClient is who asks for manifests: it shares the cores with the servers, so it counts.
+func (b *bench) manifestClient(ctx context.Context) string {
+	if b.programs.wrk == "" {
+		return "this program, one thread; wrk costs the servers' cores less: apt-get install wrk"
+	}
+	out, err := exec.CommandContext(ctx, b.programs.wrk, "-v").CombinedOutput()
+	f := strings.Fields(string(out)) // it says its name and version, and ends with 1
+	if len(f) < 2 {
+		return fmt.Sprintf("wrk, one thread (%v)", err)
+	}
+	return strings.Join(f[:2], " ") + ", one thread"
 }
 
 func firstLine(ctx context.Context, program, arg string) string {

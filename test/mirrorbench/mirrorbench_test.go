@@ -106,3 +106,66 @@ func TestMedianAndRatios(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+// What wrk prints, as it does.
+func TestParseWrk(t *testing.T) {
+	t.Parallel()
+	const good = `Running 1s test @ http://127.0.0.1:5000/v2/x
+  1 threads and 64 connections
+  Thread Stats   Avg      Stdev     Max   +/- Stdev
+    Latency     2.10ms    1.10ms  20.10ms   85.00%
+    Req/Sec    31.61k     2.01k   34.00k    80.00%
+  Latency Distribution
+     50%    1.90ms
+     99%    6.53ms
+  31502 requests in 1.00s, 24.01MB read
+Requests/sec:  31461.29
+Transfer/sec:     23.98MB
+`
+	if r, err := parseWrk(good); err != nil || r.perSecond != 31461.29 || r.p99 != 6530*time.Microsecond {
+		t.Error(r, err)
+	}
+	for name, bad := range map[string]string{
+		"nothing":      "",
+		"bad answers":  good + "  Non-2xx or 3xx responses: 17\n",
+		"broken off":   good + "  Socket errors: connect 0, read 3, write 0, timeout 0\n",
+		"no latencies": strings.Replace(good, "99%", "98%", 1),
+		"a new unit":   strings.Replace(good, "6.53ms", "6.53parsec", 1),
+	} {
+		if r, err := parseWrk(bad); err == nil {
+			t.Error(name, r)
+		}
+	}
+}
+
+// Others' use of the machine is told, the run's own is not.
+func TestDoubts(t *testing.T) {
+	t.Parallel()
+	parse := func(line string, own time.Duration) activity {
+		a, err := parseActivity(line + " 0 0\ncpu0 1 2 3\n")
+		if err != nil {
+			t.Fatal(err)
+		}
+		a.own = own
+		return a
+	}
+	// 100 ticks of 10 ms each way: user nice system idle iowait irq softirq steal
+	start := parse("cpu  1000 0 1000 5000 0 0 0 0", 0)
+	for name, c := range map[string]struct {
+		line  string
+		own   time.Duration
+		doubt string
+	}{
+		"idle":                    {"cpu  1000 0 1000 5900 100 0 0 0", 0, ""},
+		"only ours":               {"cpu  1500 0 1400 5100 0 0 0 0", 9 * time.Second, ""},
+		"a compiler":              {"cpu  1500 0 1400 5100 0 0 0 0", 4 * time.Second, "50 % of its cores, its host 0 %"},
+		"a neighbour on the host": {"cpu  1000 0 1000 5900 0 0 0 100", 0, "0 % of its cores, its host 10 %"},
+	} {
+		if got := doubts(start, parse(c.line, c.own)); (got == "") != (c.doubt == "") || !strings.Contains(got, c.doubt) {
+			t.Errorf("%s: %q", name, got)
+		}
+	}
+	if _, err := parseActivity("cpu 1 2 3\n"); err == nil {
+		t.Error("a short line was read")
+	}
+}

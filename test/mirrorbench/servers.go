@@ -54,6 +54,7 @@ type programs struct {
 	edgeprep     []string // with the arguments that come before --cache
 	nginx        string
 	distribution string
+	wrk          string // client of manifests; empty: this program is
 }
 
 func (p programs) has(k kind) bool {
@@ -204,6 +205,9 @@ func find(edgeprep, registry string) (programs, error) {
 			p.nginx = dir
 			break
 		}
+	}
+	if p.wrk, err = exec.LookPath("wrk"); err != nil {
+		p.wrk = ""
 	}
 	return p, nil
 }

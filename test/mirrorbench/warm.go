@@ -167,14 +167,19 @@ func (b *bench) hammer(ctx context.Context, s *server, f *figures) error {
 	if err != nil {
 		return err
 	}
-	r, err := hammer(ctx, s.addr, manifestPath(tag), 64, b.round)
+	var r rate
+	if b.programs.wrk != "" {
+		r, err = wrk(ctx, b.programs.wrk, s.addr, manifestPath(tag), 64, b.round)
+	} else {
+		r, err = hammer(ctx, s.addr, manifestPath(tag), 64, b.round)
+	}
 	if err != nil {
 		return err
 	}
 	after, err := cpu(s.pid())
 	f.rates = append(f.rates, r.perSecond)
 	f.p99 = append(f.p99, ms(r.p99))
-	f.each = append(f.each, float64((after-before).Microseconds())/(r.perSecond*b.round.Seconds()))
+	f.each = append(f.each, float64((after-before).Microseconds())/(r.perSecond*r.took.Seconds()))
 	return err
 }
 
