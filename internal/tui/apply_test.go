@@ -100,7 +100,7 @@ func brokenRun(f *fake) {
 }
 
 // the returns the screen of a type.
-func the[T screen](t *testing.T, m *model) T {
+func the[T screen](t *testing.T, m *model) (found T) {
 	t.Helper()
 	for _, s := range m.screens {
 		if x, ok := s.(T); ok {
@@ -108,7 +108,7 @@ func the[T screen](t *testing.T, m *model) T {
 		}
 	}
 	t.Fatal("no such screen")
-	panic("not reached")
+	return found
 }
 
 // onScreen plays up to a screen, with a plan file open.

@@ -109,9 +109,10 @@ func (s *checkScreen) rows() []check.Result {
 	var out []check.Result
 	for _, r := range s.report.Results {
 		good := r.Status == check.StatusPass || r.Status == check.StatusSkip && !r.Owed() || r.Waived != nil
-		if len(r.CausedBy) == 0 && !(s.failed && good) {
-			out = append(out, r)
+		if len(r.CausedBy) > 0 || s.failed && good {
+			continue
 		}
+		out = append(out, r)
 	}
 	return out
 }
