@@ -53,6 +53,9 @@ func newRoot(g *globals) *cobra.Command {
 		PersistentPreRunE: func(*cobra.Command, []string) error { return g.check() },
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if g.fullScreen() == nil {
+				if g.plainWanted() {
+					return g.questions(cmd.Context())
+				}
 				return g.stage(cmd.Context())
 			}
 			fmt.Fprint(s.err, cmd.UsageString())

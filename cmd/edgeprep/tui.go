@@ -29,9 +29,12 @@ func newTUI(g *globals) *cobra.Command {
 		Short: "Prepare this node step by step on the terminal",
 		Long: "The staging TUI: nine steps that edit edgeprep.toml and show the same plan, events and results as the\n" +
 			"commands. Nothing on the node is changed before step 7.",
-		Example: "  edgeprep tui\n  edgeprep tui -c /mnt/usb/edgeprep.toml\n  edgeprep tui --ascii --color never   # an old console",
+		Example: "  edgeprep tui\n  edgeprep tui -c /mnt/usb/edgeprep.toml\n  edgeprep tui --ascii --color never   # an old console\n  edgeprep tui --plain   # numbered questions, line by line",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if g.plainWanted() {
+				return g.questions(cmd.Context())
+			}
 			if err := g.fullScreen(); err != nil {
 				return err
 			}
@@ -40,8 +43,43 @@ func newTUI(g *globals) *cobra.Command {
 	}
 }
 
-// fullScreen says why the TUI cannot be shown here; nil: it can.
-func (g *globals) fullScreen() error {
+// plainWanted says whether the same is asked as numbered questions, line by line.
+func (g *globals) plainWanted() bool {
+	term := os.Getenv("TERM")
+	return g.plain || os.Getenv("ACCESSIBLE") != "" || isTerminal(g.in) && (term == "dumb" || term == "")
+}
+
+// questions is the TUI without a screen: its answers may be piped in.
+func (g *globals) questions(ctx context.Context) error {
+	if err := g.asks(); err != nil {
+		return err
+	}
+	g.serving.Store(true) // a signal ends the questions; a run goes on outside
+	err := tui.Plain(ctx, &program{g: g}, g.tuiOptions())
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case errors.Is(err, tui.ErrNoAnswer):
+		return &usageError{err}
+	}
+	return shown(err)
+}
+
+// shown is the exit code of what the TUI came to; why was on the screen.
+func shown(err error) error {
+	var failed *tui.Failed
+	if errors.As(err, &failed) {
+		return &exitError{failed.Exit}
+	}
+	return err
+}
+
+func (g *globals) tuiOptions() tui.Options {
+	return tui.Options{In: g.in, Out: g.out, Env: os.Environ(), Version: version, Command: g.typed(), Config: g.config, Look: g.look(), Typed: isTerminal(g.in)}
+}
+
+// asks says why nothing can be asked at all; nil: it can.
+func (g *globals) asks() error {
 	switch {
 	case g.noInput:
 		return &usageError{fmt.Errorf("the TUI asks, and --no-input forbids it: edgeprep init, plan and apply need no answers")}
@@ -49,8 +87,17 @@ func (g *globals) fullScreen() error {
 		return &usageError{fmt.Errorf("the TUI edits a file; stdin cannot be one: --config FILE")}
 	case g.json():
 		return &usageError{fmt.Errorf("the TUI has no JSON; edgeprep plan -o json, check -o json have")}
-	case !isTerminal(g.in) || !isTerminal(g.out) || !isTerminal(g.err):
-		return &usageError{fmt.Errorf("the TUI needs a terminal on stdin, stdout and stderr; edgeprep init, plan and apply do not")}
+	}
+	return nil
+}
+
+// fullScreen says why the TUI cannot be shown here; nil: it can.
+func (g *globals) fullScreen() error {
+	if err := g.asks(); err != nil {
+		return err
+	}
+	if !isTerminal(g.in) || !isTerminal(g.out) || !isTerminal(g.err) {
+		return &usageError{fmt.Errorf("the TUI needs a terminal on stdin, stdout and stderr; edgeprep init, plan and apply do not, and edgeprep tui --plain takes answers from a pipe")}
 	}
 	return nil
 }
@@ -70,13 +117,7 @@ func (g *globals) stage(ctx context.Context) error {
 		case <-ctx.Done():
 		}
 	}()
-	err := tui.Run(ctx, &program{g: g}, tui.Options{In: g.in, Out: g.out, Env: os.Environ(), Version: version,
-		Command: g.typed(), Config: g.config, Look: g.look()})
-	var failed *tui.Failed
-	if errors.As(err, &failed) { // it was shown
-		return &exitError{failed.Exit}
-	}
-	return err
+	return shown(tui.Run(ctx, &program{g: g}, g.tuiOptions()))
 }
 
 // look is how the terminal may be drawn on.

@@ -62,6 +62,7 @@ type Options struct {
 	Command string // the program with the flags that it was given: commands are shown with it
 	Config  string // the file that is edited; empty: the default one
 	Look    Look
+	Typed   bool             // In is a terminal, which shows what is typed
 	Now     func() time.Time // nil: time.Now, with a tick every second while a run goes on
 }
 
