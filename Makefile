@@ -5,7 +5,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS  = -s -w -X main.version=$(VERSION)
 LINT     = $(BIN)/golangci-lint
 
-.PHONY: build test e2e e2e-cluster unit race lint docs bench bench-mirror soak fuzz real-servers clean
+.PHONY: build test e2e e2e-cluster unit race lint docs bench bench-mirror soak fuzz real-servers screenshots clean
 
 build: ## one static binary: bin/edgeprep
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/edgeprep ./cmd/edgeprep
@@ -47,6 +47,9 @@ bench: ## ratios against cp, sha256sum, openssl and ctr, in one run; see docs/be
 bench-mirror: build ## the mirror against nginx and distribution, about 15 minutes; SHORT=1: about 4, and nothing is written
 	$(GO) run ./test/build -what distribution,conformance-suite,conformance-ginkgo
 	$(GO) run ./test/mirrorbench $(if $(SHORT),-short,-write docs/benchmarks.md) $(if $(PARTS),-parts $(PARTS))
+
+screenshots: ## the HTML report on A4 and on a phone, into docs/images; see test/screenshots.sh for what it needs
+	./test/screenshots.sh
 
 fuzz: ## each fuzz target for FUZZTIME (default 30s)
 	./test/fuzz.sh

@@ -53,16 +53,16 @@ func firstFaults() map[string]fault {
 			inject: func(s *site) { s.removeImage(imagetest.APIName) }},
 		"CRI does not answer": {check: "CRI-10", says: "does not answer", status: StatusError, also: []string{"CRI-02", "IMG-01", "IMG-07", "REG-16"},
 			inject: func(s *site) { s.containerd().CRI().Down = true }},
-		"imported by tag, required by digest": {check: "IMG-07", says: "the same digest is stored as " + imagetest.SensorName, also: []string{"CRI-10", "CRI-02"},
+		"FI-02: imported by tag, required by digest": {check: "IMG-07", says: "the same digest is stored as " + imagetest.SensorName, also: []string{"CRI-10", "CRI-02"},
 			inject: func(s *site) { s.removeImage(digestName(s.set, imagetest.SensorName)) }},
 		"another digest than the one required": {check: "IMG-07", says: "the repository has", also: []string{"CRI-10", "CRI-02", "TAR-17"},
 			inject: func(s *site) {
 				s.removeImage(digestName(s.set, imagetest.SensorName))
 				s.retarget(imagetest.SensorName, imagetest.WebName)
 			}},
-		"the sandbox image is gone": {check: "IMG-01", says: "absent", also: []string{"CRI-10", "CRI-02"},
+		"FI-01: the sandbox image is gone": {check: "IMG-01", says: "absent", also: []string{"CRI-10", "CRI-02"},
 			inject: func(s *site) { s.removeImage(imagetest.PauseName) }},
-		"the runtime asks for another sandbox image": {check: "IMG-01", says: "absent",
+		"FI-01: the runtime asks for another sandbox image": {check: "IMG-01", says: "absent",
 			inject: func(s *site) { s.containerd().CRI().State.SandboxImage = "registry.k8s.io/pause:3.9" }},
 		"the sandbox image lacks its layer": {check: "IMG-01", says: "is missing", also: []string{"CRI-02"},
 			inject: func(s *site) { s.containerd().DropBlob(s.layer(imagetest.PauseName)) }},
@@ -70,7 +70,7 @@ func firstFaults() map[string]fault {
 			inject: func(s *site) { s.unpin(imagetest.PauseName) }},
 		"nobody knows the sandbox image": {check: "IMG-01", says: "neither", status: StatusUnproven,
 			inject: func(s *site) { s.env.Node.Sandbox = "" }},
-		"a layer is missing in containerd": {check: "CRI-02", says: "is missing",
+		"FI-12: a layer is missing in containerd": {check: "CRI-02", says: "is missing",
 			inject: func(s *site) { s.containerd().DropBlob(s.layer(imagetest.SensorName)) }},
 		"a platform's manifest is missing in containerd": {check: "CRI-02", says: "manifest sha256:", also: []string{"CRI-10", "IMG-07"}, // CRI drops such images when it lists them
 			inject: func(s *site) {
@@ -84,11 +84,11 @@ func firstFaults() map[string]fault {
 		"nothing is required": {check: "CRI-10", says: "nothing to prove", status: StatusUnproven, also: []string{"CRI-02", "MIR-03", "MIR-04"},
 			inject: func(s *site) { s.env.Required = nil }},
 
-		"an archive is cut short": {check: "TAR-01", says: "NOD-102",
+		"FI-04: an archive is cut short": {check: "TAR-01", says: "NOD-102",
 			inject: func(s *site) { s.rewrite(archivePath, func(b []byte) []byte { return b[:len(b)/2] }) }},
-		"an archive is cut on a block boundary": {check: "TAR-01", says: "NOD-10",
+		"FI-04: an archive is cut on a block boundary": {check: "TAR-01", says: "NOD-10",
 			inject: func(s *site) { s.rewrite(archivePath, func(b []byte) []byte { return b[:len(b)-1024] }) }},
-		"a bit of a blob in an archive is flipped": {check: "TAR-01", says: "NOD-103", inject: func(s *site) {
+		"FI-05: a bit of a blob in an archive is flipped": {check: "TAR-01", says: "NOD-103", inject: func(s *site) {
 			layer := s.set.Blob(s.layer(imagetest.APIName))
 			s.rewrite(archivePath, func(b []byte) []byte { b[bytes.Index(b, layer)+100] ^= 1; return b })
 		}},
@@ -114,18 +114,18 @@ func firstFaults() map[string]fault {
 			s.remove(s.placedPath())
 			s.node.Symlink(s.placedPath(), archivePath)
 		}},
-		"an archive lies in a sub-directory": {make: k3sStarted, check: "TAR-05", says: "sub-directory",
+		"FI-07: an archive lies in a sub-directory": {make: k3sStarted, check: "TAR-05", says: "sub-directory",
 			inject: func(s *site) { s.node.WriteFile(s.env.Node.Preload.Dir+"/more/extra.tar.zst", "x") }},
 		"the node uses docker": {make: k3sStarted, check: "TAR-05", says: "has no effect",
 			inject: func(s *site) { s.env.Node.Runtime.External = "docker" }},
 
-		"config_path is a list": {check: "REG-01", says: "is a list", also: []string{"REG-04", "REG-16"},
+		"FI-14: config_path is a list": {check: "REG-01", says: "is a list", also: []string{"REG-04", "REG-16"},
 			inject: func(s *site) { s.configTOML(certsD + ":/etc/docker/certs.d") }},
 		"config_path is relative": {check: "REG-01", says: "not an absolute", also: []string{"REG-04", "REG-16"},
 			inject: func(s *site) { s.configTOML("certs.d") }},
-		"config_path is not set on a containerd with a list as default": {check: "REG-01", says: "built-in", also: []string{"REG-04", "REG-16"},
+		"FI-14: config_path is not set on a containerd with a list as default": {check: "REG-01", says: "built-in", also: []string{"REG-04", "REG-16"},
 			inject: func(s *site) { s.node.WriteFile("/etc/containerd/config.toml", "version = 3\n") }},
-		"config_path is not set": {check: "REG-02", says: "not set", also: []string{"REG-04", "REG-16"}, inject: func(s *site) {
+		"FI-14: config_path is not set": {check: "REG-02", says: "not set", also: []string{"REG-04", "REG-16"}, inject: func(s *site) {
 			s.env.Node.Runtime.Version = "1.7.35"
 			s.node.WriteFile("/etc/containerd/config.toml", "version = 2\n")
 		}},
@@ -140,13 +140,13 @@ func firstFaults() map[string]fault {
 			}},
 		"the running containerd has not taken config_path in": {check: "REG-02", says: "the running containerd uses /etc/other",
 			inject: func(s *site) { s.containerd().CRI().State.ConfigPath = "/etc/other" }},
-		"hosts.toml is not TOML": {check: "REG-04", says: "NOD-230", also: []string{"REG-16"},
+		"FI-15: hosts.toml is not TOML": {check: "REG-04", says: "NOD-230", also: []string{"REG-16"},
 			inject: func(s *site) {
 				s.node.WriteFile(certsD+"/_default/hosts.toml", "server = \n")
 				s.remove(certsD + "/docker.io/hosts.toml")
 				s.remove(certsD + "/docker.io")
 			}},
-		"an empty directory hides _default": {check: "REG-08", says: "quay.io", also: []string{"REG-04", "REG-16"},
+		"FI-15: an empty directory hides _default": {check: "REG-08", says: "quay.io", also: []string{"REG-04", "REG-16"},
 			inject: func(s *site) { s.node.Mkdir(certsD + "/quay.io") }},
 		"a file sends one registry elsewhere": {check: "REG-04", says: "http://10.9.9.9:5000", also: []string{"REG-08", "REG-16"},
 			inject: func(s *site) {
@@ -156,7 +156,7 @@ func firstFaults() map[string]fault {
 			}},
 		"registries.yaml is not YAML": {make: k3sStarted, check: "REG-06", says: "NOD-210",
 			inject: func(s *site) { s.node.WriteFile("/etc/rancher/k3s/registries.yaml", "mirrors:\n  *:\n\tx\n") }},
-		"a key of hosts.toml is misspelt": {check: "REG-05", says: "capability", inject: func(s *site) {
+		"FI-15: a key of hosts.toml is misspelt": {check: "REG-05", says: "capability", inject: func(s *site) {
 			s.rewrite(certsD+"/_default/hosts.toml", func(b []byte) []byte { return append(b, []byte("capability = [\"pull\"]\n")...) })
 		}},
 		"a key of registries.yaml is misspelt": {make: k3sStarted, check: "REG-05", says: "NOD-212", also: []string{"REG-04"},
@@ -179,8 +179,8 @@ func firstFaults() map[string]fault {
 		"the mirror runs elsewhere": {check: "REG-16", says: "other nodes", status: StatusUnproven, also: []string{"COLD-02"},
 			inject: func(s *site) { s.env.Mirrors[0].Admin = "" }},
 
-		"there is no default route": {check: "HST-02", says: "none", inject: func(s *site) { s.node.WriteFile("/proc/net/route", "") }},
-		"the boot waits for a network": {check: "HST-06", says: "enabled: waits for", status: StatusWarn, inject: func(s *site) {
+		"FI-32: there is no default route": {check: "HST-02", says: "none", inject: func(s *site) { s.node.WriteFile("/proc/net/route", "") }},
+		"FI-32: the boot waits for a network": {check: "HST-06", says: "enabled: waits for", status: StatusWarn, inject: func(s *site) {
 			s.node.UnitState().Add(host.Unit{Name: "systemd-networkd-wait-online.service", Enabled: "enabled"})
 		}},
 		"the mirror is not enabled": {check: "COLD-01", says: "it is not enabled", also: []string{"COLD-02"},
@@ -210,7 +210,7 @@ func firstFaults() map[string]fault {
 				s.removeImage(imagetest.APIName)
 				s.node.UnitState().Add(host.Unit{Name: deploy.UnitName, Active: "active"})
 			}},
-		"the mirror's own image is only in the mirror": {check: "COLD-02", says: "which only the mirror has: a circle", also: []string{"COLD-03", "COLD-04", "CRI-10", "CRI-02"}, inject: func(s *site) {
+		"FI-23: the mirror's own image is only in the mirror": {check: "COLD-02", says: "which only the mirror has: a circle", also: []string{"COLD-03", "COLD-04", "CRI-10", "CRI-02"}, inject: func(s *site) {
 			s.mirrorPod(imagetest.WebName)
 			s.removeImage(imagetest.WebName)
 		}},
@@ -218,7 +218,7 @@ func firstFaults() map[string]fault {
 			s.env.Site.Mirror.Mode, s.env.MirrorImage = string(config.ModeWorkload), imagetest.APIName
 		}},
 
-		"a registry can be reached": {check: "PRC-03", says: "reachable by name", status: StatusUnproven, inject: func(s *site) {
+		"FI-39: a registry can be reached": {check: "PRC-03", says: "reachable by name", status: StatusUnproven, inject: func(s *site) {
 			s.net.names["quay.io"] = []string{"198.51.100.7"}
 			s.net.set("198.51.100.7:443", true)
 		}},
