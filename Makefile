@@ -55,7 +55,7 @@ fuzz: ## each fuzz target for FUZZTIME (default 30s)
 	./test/fuzz.sh
 
 soak: fuzz ## the long forms, before a release
-	EDGEPREP_SOAK=1 $(GO) test -timeout 2h -run 'Kill|Soak' ./internal/... ./test/faults
+	EDGEPREP_SOAK=1 $(GO) test -timeout 2h -count=1 -p 1 -v -run 'Kill|Soak' ./internal/apply ./internal/mirror ./test/faults
 
 clean:
 	rm -rf $(BIN)

@@ -231,7 +231,7 @@ func (f *fill) pump(body io.Reader, part *partial, size int64) error {
 	r := io.LimitReader(body, size+1-part.size)
 	h := startHashing(part.hash)
 	defer h.end()
-	length := min(wakeBytes, size+1-part.size)
+	length := max(1, min(wakeBytes, size+1-part.size))
 	bufs := [2][]byte{make([]byte, length), make([]byte, length)}
 	for i := 0; ; i ^= 1 {
 		n, err := r.Read(bufs[i])
