@@ -257,7 +257,7 @@ func authCheck() Check {
 }
 
 func authFinding(e *Env, p probed) Finding {
-	refused := p.status == http.StatusUnauthorized || p.status == http.StatusForbidden || p.failure == wrongAnswer && strings.Contains(p.text, "certificate required")
+	refused := p.status == http.StatusUnauthorized || p.status == http.StatusForbidden || p.failure == handshake && p.asks
 	with := "without credentials"
 	if p.entry.ClientCert != "" {
 		with = "with the client certificate " + p.entry.ClientCert
@@ -266,12 +266,20 @@ func authFinding(e *Env, p probed) Finding {
 	case refused && e.hasAuth(p):
 		return pass(p.URL, "it wants credentials, and the registries file has some", p.source())
 	case refused:
-		return Finding{Status: StatusWarn, Subject: p.URL, Expected: "it lets the runtime pull", Observed: fmt.Sprintf("it refuses %s (status %d)", with, p.status), Source: p.source(),
+		return Finding{Status: StatusWarn, Subject: p.URL, Expected: "it lets the runtime pull", Observed: "it refuses " + with + " (" + p.refusal() + ")", Source: p.source(),
 			Remedy: Remedy{Text: "set [registries] client_cert and client_key, then", Command: "edgeprep apply"}}
 	case p.failure != answered:
 		return p.notAsked()
 	}
 	return pass(p.URL, fmt.Sprintf("it answers %s, status %d", with, p.status), p.source())
+}
+
+// refusal is how it said no.
+func (p probed) refusal() string {
+	if p.status != 0 {
+		return fmt.Sprintf("status %d", p.status)
+	}
+	return p.text
 }
 
 // hasAuth says whether registries.yaml has credentials for the mirror's host.

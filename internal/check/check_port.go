@@ -48,7 +48,7 @@ func connectFinding(_ *Env, p probed) Finding {
 	switch p.failure {
 	case silent:
 		return Finding{Status: StatusFail, Subject: p.URL, Expected: "it accepts connections from this node", Observed: "no answer within 2 s: packets are dropped, or the machine is off", Source: p.source(),
-			Remedy: Remedy{Text: "open the port on that node: firewall-cmd --permanent --add-port=PORT/tcp, or ufw allow PORT/tcp"}}
+			Remedy: Remedy{Text: "switch that node on, or open the port in its firewall: edgeprep check REG-21 there says how"}}
 	case refused, unreachable, nameNotLocal:
 		return p.notAsked()
 	}

@@ -138,6 +138,7 @@ type probed struct {
 	failure failure
 	text    string // why
 	status  int
+	asks    bool                // it wants a client certificate
 	chain   []*x509.Certificate // what it showed
 }
 
@@ -243,8 +244,15 @@ const maxAnswer = 64 << 10
 func (e *Env) ask(ctx context.Context, p *probed, u *url.URL, address string) {
 	var mu sync.Mutex
 	var chain []*x509.Certificate
+	var asks bool
 	conf := &tls.Config{
-		MinVersion: tls.VersionTLS12, ServerName: u.Hostname(), Certificates: e.clientPair(p.entry),
+		MinVersion: tls.VersionTLS12, ServerName: u.Hostname(),
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			asks = true
+			return e.clientPair(p.entry), nil
+		},
 		InsecureSkipVerify: true, //nolint:gosec // what was shown is judged afterwards, so that the finding can say what is wrong with it
 		VerifyConnection: func(s tls.ConnectionState) error {
 			mu.Lock()
@@ -265,7 +273,7 @@ func (e *Env) ask(ctx context.Context, p *probed, u *url.URL, address string) {
 	req.Header.Set("User-Agent", "edgeprep-check")
 	resp, err := tr.RoundTrip(req)
 	mu.Lock()
-	p.chain = chain
+	p.chain, p.asks = chain, asks
 	mu.Unlock()
 	if err != nil {
 		p.failure, p.text = answerFailure(err, u.Scheme == "https" && len(chain) == 0), err.Error()
@@ -289,30 +297,31 @@ func answerFailure(err error, duringHandshake bool) failure {
 		return speaksTLS
 	case dialFailure(err) == silent:
 		return silent
-	case duringHandshake:
+	case duringHandshake, strings.Contains(err.Error(), "remote error: tls:"): // it wants another certificate than it was shown
 		return handshake
 	}
 	return wrongAnswer
 }
 
-// clientPair is what the runtime shows; what cannot be used is found by REG-12.
-func (e *Env) clientPair(h registries.HostEntry) []tls.Certificate {
+// clientPair is what the runtime shows, or nothing; what cannot be used is found by REG-12.
+func (e *Env) clientPair(h registries.HostEntry) *tls.Certificate {
+	none := &tls.Certificate{}
 	if h.ClientCert == "" || h.ClientKey == "" {
-		return nil
+		return none
 	}
 	cert, err := e.Reader.FS().ReadFile(h.ClientCert, maxPEM)
 	if err != nil {
-		return nil
+		return none
 	}
 	key, err := e.Reader.FS().ReadFile(h.ClientKey, maxPEM)
 	if err != nil {
-		return nil
+		return none
 	}
 	pair, err := tls.X509KeyPair(cert, key)
 	if err != nil {
-		return nil
+		return none
 	}
-	return []tls.Certificate{pair}
+	return &pair
 }
 
 // maxPEM bounds files of certificates and keys.

@@ -2,6 +2,8 @@ package check
 
 import (
 	"context"
+	"crypto/tls"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -15,6 +17,7 @@ import (
 
 	"github.com/edgeprep/edgeprep/internal/host"
 	"github.com/edgeprep/edgeprep/internal/host/hosttest"
+	"github.com/edgeprep/edgeprep/internal/registries"
 )
 
 // deaf is an address that drops connections: the queue of its listener is full and nobody accepts.
@@ -92,6 +95,32 @@ func TestProbe(t *testing.T) {
 				t.Errorf("REG-21 is %s", f.Status)
 			}
 		})
+	}
+}
+
+// TestAMirrorThatWantsACertificateIsARegistry: REG-11 took its refusal for the answer of something else.
+func TestAMirrorThatWantsACertificateIsARegistry(t *testing.T) {
+	t.Parallel()
+	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+		cert := newAuthority(t, "x").issue(clock().AddDate(1, 0, 0), "127.0.0.1")
+		srv := httptest.NewUnstartedServer(http.NotFoundHandler())
+		srv.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
+		srv.TLS = &tls.Config{Certificates: []tls.Certificate{cert}, ClientAuth: tls.RequireAnyClientCert, MinVersion: version, MaxVersion: version}
+		srv.StartTLS()
+		t.Cleanup(srv.Close)
+		e := &Env{Reader: hosttest.New(t)}
+		p := probed{Mirror: Mirror{URL: srv.URL}, entry: registries.HostEntry{Endpoint: registries.Endpoint{URL: srv.URL}}}
+		e.probe(t.Context(), &p)
+		if p.failure != handshake || len(p.chain) == 0 {
+			t.Errorf("%q (%s), %d certificates", p.failure, p.text, len(p.chain))
+		}
+		if f := schemeFinding(e, p); f.Status != StatusPass {
+			t.Errorf("REG-11: %+v", f)
+		}
+		e.memo = &memo{registries: func() (registries.Effective, error) { return registries.Effective{}, nil }}
+		if f := authFinding(e, p); f.Status != StatusWarn || !strings.Contains(f.Observed, "it refuses without credentials") {
+			t.Errorf("REG-22: %+v", f)
+		}
 	}
 }
 

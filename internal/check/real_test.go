@@ -177,6 +177,15 @@ func TestRealContainerd(t *testing.T) {
 		if x.Status != StatusFail || x.Count(StatusPass) != len(r.env.requiredHosts())-1 {
 			t.Errorf("one registry sent elsewhere: %s: %+v", x.Status, x.Findings)
 		}
+		// one CA file that is missing takes the registry's healthy mirror along
+		u := r.env.Mirrors[0].URL
+		d.WriteHosts("ghcr.io", "server = \""+u+"\"\n[host.\""+u+"\"]\n  capabilities = [\"pull\", \"resolve\"]\n[host.\"https://127.0.0.1:1\"]\n  ca = \"/nonexistent.pem\"\n")
+		if x := r.status("REG-12"); x.Status != StatusFail {
+			t.Errorf("REG-12 is %s: %+v", x.Status, x.Findings)
+		}
+		if y := r.status("REG-16"); y.Count(StatusPass) != x.Count(StatusPass)-1 {
+			t.Errorf("a CA file is missing: %+v", y.Findings)
+		}
 	}, ctrtest.WithSandbox(imagetest.PauseName))
 }
 
