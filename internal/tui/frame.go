@@ -25,7 +25,7 @@ func (m *model) compact() bool { return m.width < wideWidth || m.height < wideHe
 // View implements tea.Model.
 func (m *model) View() tea.View {
 	v := tea.NewView(m.content())
-	v.AltScreen = true
+	v.AltScreen = !m.look.Old
 	return v
 }
 

@@ -11,6 +11,7 @@ type Look struct {
 	ASCII bool // no character beyond ASCII
 	Mono  bool // no colour
 	Slow  bool // a serial line: few frames
+	Old   bool // knows only what a VT220 knows
 }
 
 // Frames a second. A full frame at 9600 baud takes two seconds, and bubbletea sends changed cells only.
@@ -43,6 +44,7 @@ func LookFor(env []string, device string) Look {
 		ASCII: old || term == "linux" || term == "ansi" || !unicodeLocale(get),
 		Mono:  old || get("NO_COLOR") != "",
 		Slow:  old || serial(device),
+		Old:   old || term == "linux" || term == "ansi" || serial(device),
 	}
 	return l
 }

@@ -73,6 +73,9 @@ func Run(ctx context.Context, p Program, o Options) error {
 	if o.Look.Mono {
 		profile = colorprofile.ASCII
 	}
+	if f, ok := o.Out.(file); ok && o.Look.Old {
+		o.Out = quiet{f}
+	}
 	final, err := tea.NewProgram(m, tea.WithContext(ctx), tea.WithInput(o.In), tea.WithOutput(o.Out), tea.WithEnvironment(o.Env),
 		tea.WithColorProfile(profile), tea.WithFPS(o.Look.fps()), tea.WithoutSignalHandler()).Run()
 	if ctx.Err() != nil {
