@@ -5,7 +5,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS  = -s -w -X main.version=$(VERSION)
 LINT     = $(BIN)/golangci-lint
 
-.PHONY: build test e2e e2e-cluster unit race lint docs bench bench-mirror soak fuzz real-servers screenshots clean
+.PHONY: build test e2e e2e-cluster unit race lint docs pictures bench bench-mirror soak fuzz real-servers screenshots clean
 
 build: ## one static binary: bin/edgeprep
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/edgeprep ./cmd/edgeprep
@@ -43,6 +43,9 @@ docs: ## write what is generated from the code, and update goldens of docs
 
 bench: ## ratios against cp, sha256sum, openssl and ctr, in one run; see docs/benchmarks.md
 	./test/bench.sh
+
+pictures: ## docs/tui/*.png, of the golden frames of the TUI; needs chromium
+	$(GO) run ./test/frames
 
 bench-mirror: build ## the mirror against nginx and distribution, about 15 minutes; SHORT=1: about 4, and nothing is written
 	$(GO) run ./test/build -what distribution,conformance-suite,conformance-ginkgo
