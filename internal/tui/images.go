@@ -38,7 +38,7 @@ func (s *imagesScreen) about(m *model) about {
 		"architecture cannot be chosen. The list of required images says what has to be there with no network: the first bar shows how " +
 		"much of it the chosen archives hold. The second bar is the disk: what is used, and what the chosen archives will take. " +
 		"i shows what is in an archive. Missing images are brought by another archive, or pulled through the mirror while " +
-		"there is a network: edgeprep mirror fill.", m.opts.Command + " images verify"}
+		"there is a network: edgeprep mirror fill.", m.opts.Command + " check TAR-01"}
 }
 
 func (s *imagesScreen) ready(m *model) string { return m.needsPlan() }

@@ -17,15 +17,16 @@ type quiet struct{ file }
 
 // unknown are what bubbletea writes on every terminal at its start and end: queries of modes 2026 and 2027, tab stops,
 // bracketed paste, xterm's and kitty's keyboards. bubbletea: tea.go, cursed_renderer.go, tty.go, v2.1.1
-var unknown = [][]byte{[]byte("\x1b[?2026$p"), []byte("\x1b[?2027$p"), []byte("\x1b[?5W"), []byte("\x1b[?2004h"), []byte("\x1b[?2004l"),
-	[]byte("\x1b[>4m"), []byte("\x1b[>4;2m"), []byte("\x1b[>4;0m"), []byte("\x1b[>1u"), []byte("\x1b[<1u"), []byte("\x1b[<u"), []byte("\x1b[?u"),
-	[]byte("\x1b[=0;1u"), []byte("\x1b[?1049h"), []byte("\x1b[?1049l")}
+func unknown() []string {
+	return []string{"\x1b[?2026$p", "\x1b[?2027$p", "\x1b[?5W", "\x1b[?2004h", "\x1b[?2004l", "\x1b[>4m", "\x1b[>4;2m", "\x1b[>4;0m", "\x1b[>1u",
+		"\x1b[<1u", "\x1b[<u", "\x1b[?u", "\x1b[=0;1u", "\x1b[?1049h", "\x1b[?1049l"}
+}
 
 // Write leaves them out; the renderer writes whole sequences.
 func (q quiet) Write(p []byte) (int, error) {
 	out := p
-	for _, u := range unknown {
-		out = bytes.ReplaceAll(out, u, nil)
+	for _, u := range unknown() {
+		out = bytes.ReplaceAll(out, []byte(u), nil)
 	}
 	if len(out) == 0 {
 		return len(p), nil
