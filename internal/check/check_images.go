@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	"github.com/edgeprep/edgeprep/internal/host"
-	"github.com/edgeprep/edgeprep/internal/plan"
 	"github.com/edgeprep/edgeprep/internal/preload"
 )
 
@@ -18,7 +17,7 @@ func imageChecks() []Check {
 func criAnswerCheck() Check {
 	return Check{
 		ID: "CRI-10", Title: "every required reference answers over CRI, in each form it is written in",
-		Severity: SeverityFail, Scope: ScopeNode, Unwaivable: true,
+		Severity: SeverityFail, Scope: ScopeNode, DependsOn: []string{"CRI-08", "CRI-01", "CRI-11"}, Unwaivable: true,
 		Story: Story{
 			Seen:  "a pod stays in ImagePullBackOff although ctr and crictl list the image",
 			Cause: "kubelet asks CRI for the exact reference; a wrong namespace, a name that was not normalised, a missing digest record or a tag that moved give \"absent\"",
@@ -184,12 +183,12 @@ func (e *Env) storedAs(r preload.Ref) string {
 
 func sandboxCheck() Check {
 	return Check{
-		ID: "IMG-01", Title: "the sandbox (pause) image that containerd asks for is present, complete and pinned",
-		Severity: SeverityFail, Scope: ScopeNode, Unwaivable: true, Timeout: deepTimeout, // it may wait for archives
+		ID: "IMG-01", Title: "the sandbox (pause) image that containerd asks for is present and complete",
+		Severity: SeverityFail, Scope: ScopeNode, DependsOn: []string{"CRI-08"}, Unwaivable: true, Timeout: deepTimeout, // it may wait for archives
 		Story: Story{
 			Seen:  "every pod stays in ContainerCreating: \"failed to get sandbox image\"",
 			Cause: "containerd uses its own sandbox reference, which is not kubeadm's and differs per build",
-			Look:  "the reference that the runtime says it uses, else the configuration's; CRI's answer for it, its content, its pin",
+			Look:  "the reference that the runtime says it uses, else the configuration's; CRI's answer for it, its content (CRI-05 looks at its pin)",
 			Fix:   "add that reference to the archives and the required list, or set the runtime's sandbox key to the preloaded one",
 			Sources: []string{"containerd: internal/cri/config/config.go", "kubernetes/kubernetes#129479",
 				"kubernetes/kubeadm#2801, #3146", "k3s-io/k3s#5486"},
@@ -210,36 +209,15 @@ func runSandbox(ctx context.Context, e *Env) []Finding {
 	if fs := e.withRuntime(ctx, ref); fs != nil {
 		return append(fs, e.sandboxInArchives(parsed, source)...)
 	}
-	img, ok, err := e.Reader.CRI(e.Node.Runtime.Endpoint).ImageStatus(ctx, ref)
+	_, ok, err := e.Reader.CRI(e.Node.Runtime.Endpoint).ImageStatus(ctx, ref)
 	switch {
 	case err != nil:
 		return []Finding{couldNotRun(ref, err)}
 	case !ok:
 		return []Finding{{Status: StatusFail, Subject: ref, Expected: "present", Observed: "absent" + e.elsewhere(ctx, parsed),
 			Source: source, Remedy: Remedy{Text: "add " + ref + " to [images] archives and required, then", Command: "edgeprep apply"}}}
-	case !img.Pinned:
-		return append([]Finding{e.notPinned(parsed, source)}, e.complete(ctx, parsed, source))
 	}
 	return []Finding{e.complete(ctx, parsed, source)}
-}
-
-// notPinned: kubelet collects what CRI does not report as pinned. containerd knows the label since 1.7
-// (internal/cri/labels); before, it is there and without effect.
-func (e *Env) notPinned(r preload.Ref, source string) Finding {
-	f := Finding{Status: StatusWarn, Subject: r.Name, Expected: "pinned", Observed: "kubelet may collect it when the disk fills",
-		Source: source, Remedy: Remedy{Command: "edgeprep apply"}}
-	own, _ := e.record(r)
-	records, err := e.memo.images()
-	if err != nil {
-		return f
-	}
-	for _, img := range records {
-		if img.Target.Digest == own.Target.Digest && img.Labels[plan.PinLabel] == "pinned" {
-			f.Observed = "it has the pin label, which this containerd does not report to kubelet: kubelet may collect it when the disk fills"
-			f.Remedy = Remedy{Text: "use containerd 1.7 or later, or give kubelet --pod-infra-container-image=" + r.Name}
-		}
-	}
-	return f
 }
 
 // sandbox is the reference and where it was read. On containerd 2.x the CRI status leaves it empty

@@ -31,12 +31,13 @@ type walk struct {
 	deep     bool              // hash the layers too; manifests and configs are always hashed
 	hashed   map[string]string // layers looked at before, and what was wrong with them: images share layers
 	flaws    []string
+	manifest string // digest of the manifest that was followed
 	config   string // digest of the config of the manifest that was followed: what the image is, however it was saved
 }
 
 // from walks one image and says what is wrong with it; hashed is kept for the next one.
 func (w *walk) from(ctx context.Context, target host.Descriptor) (flaws []string, err error) {
-	w.flaws, w.config = nil, ""
+	w.flaws, w.manifest, w.config = nil, "", ""
 	err = w.node(ctx, ocispec.Descriptor{MediaType: target.MediaType, Digest: digest.Digest(target.Digest), Size: target.Size}, 0)
 	return w.flaws, err
 }
@@ -66,6 +67,7 @@ func (w *walk) node(ctx context.Context, d ocispec.Descriptor, depth int) error 
 	}
 	switch {
 	case m.Config != nil:
+		w.manifest = d.Digest.String()
 		return w.image(ctx, *m.Config, m.Layers)
 	case len(m.Manifests) > 0:
 		return w.index(ctx, d, m.Manifests, depth)

@@ -74,6 +74,9 @@ type memo struct {
 	loader  func() loaderDir
 	unnamed func() []inspected
 	mirrors func() []mirrorWalk
+	plugins func() ([]host.Plugin, error)
+	// criConfig are the settings of containerd's CRI plugin
+	criConfig func() (registries.CRI, error)
 	// registries is what the runtime would do for a pull
 	registries func() (registries.Effective, error)
 	cold       func() coldStart
@@ -120,6 +123,8 @@ func (e Env) prepared(ctx context.Context, opts Options) (*Env, error) {
 	e.memo.loader = sync.OnceValue(func() loaderDir { return readLoaderDir(&e) })
 	e.memo.unnamed = sync.OnceValue(func() []inspected { return inspectUnnamed(ctx, &e) })
 	e.memo.mirrors = sync.OnceValue(func() []mirrorWalk { return walkMirrors(ctx, &e) })
+	e.memo.plugins = sync.OnceValues(func() ([]host.Plugin, error) { return listPlugins(ctx, e.Reader.Runtime(e.Node.Runtime.Endpoint)) })
+	e.memo.criConfig = sync.OnceValues(func() (registries.CRI, error) { return registries.ReadCRI(e.Reader.FS(), e.Node) })
 	e.memo.registries = sync.OnceValues(func() (registries.Effective, error) {
 		return registries.ReadEffective(ctx, e.Reader, e.Node)
 	})
@@ -155,6 +160,12 @@ func imageRecords(ctx context.Context, r host.Runtime) (map[string]host.Image, e
 		out[i.Name] = i
 	}
 	return out, nil
+}
+
+func listPlugins(ctx context.Context, r host.Runtime) ([]host.Plugin, error) {
+	ctx, cancel := context.WithTimeout(ctx, DefaultTimeout/2)
+	defer cancel()
+	return r.Plugins(ctx)
 }
 
 func (e *Env) identity() Identity {

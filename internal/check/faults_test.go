@@ -31,6 +31,7 @@ func faults(t *testing.T) map[string]fault {
 	all := map[string]fault{}
 	for _, group := range []func() map[string]fault{
 		archiveFaults,
+		runtimeFaults,
 		firstFaults,
 		kubeletFaults,
 		REGFaults, endpointFaults, fallbackFaults,
@@ -66,8 +67,6 @@ func firstFaults() map[string]fault {
 			inject: func(s *site) { s.containerd().CRI().State.SandboxImage = "registry.k8s.io/pause:3.9" }},
 		"the sandbox image lacks its layer": {check: "IMG-01", says: "is missing", also: []string{"CRI-02"},
 			inject: func(s *site) { s.containerd().DropBlob(s.layer(imagetest.PauseName)) }},
-		"the sandbox image is not pinned": {check: "IMG-01", says: "kubelet may collect it", status: StatusWarn,
-			inject: func(s *site) { s.unpin(imagetest.PauseName) }},
 		"nobody knows the sandbox image": {check: "IMG-01", says: "neither", status: StatusUnproven,
 			inject: func(s *site) { s.env.Node.Sandbox = "" }},
 		"FI-12: a layer is missing in containerd": {check: "CRI-02", says: "is missing",
@@ -79,8 +78,6 @@ func firstFaults() map[string]fault {
 			}},
 		"the node is of another platform": {check: "CRI-02", says: "no manifest for linux/riscv64",
 			also: []string{"TAR-01", "MIR-03", "IMG-01", "IMG-06"}, inject: func(s *site) { s.env.Platform = "linux/riscv64" }},
-		"an image is not unpacked": {check: "CRI-02", says: "not unpacked", status: StatusWarn,
-			inject: func(s *site) { s.containerd().CRI().State.Snapshotter = "native" }},
 		"nothing is required": {check: "CRI-10", says: "nothing to prove", status: StatusUnproven, also: []string{"CRI-02", "MIR-03", "MIR-04"},
 			inject: func(s *site) { s.env.Required = nil }},
 

@@ -140,6 +140,7 @@ func newSite(t *testing.T, tpl template, n distro.Node) *site {
 		Site: config.Site{Version: 1, Registries: config.Registries{Write: true}, Mirror: config.Mirror{Mode: string(config.ModeSystemd), Cache: "/var/lib/edgeprep/mirror"}},
 	}
 	healthyArchives(s)
+	healthyRuntime(s)
 	s.require(append(tpl.set.Names(), sensorBoth(tpl.set))...)
 	s.staticPod(imagetest.WebName, "IfNotPresent")
 	healthyIMG(s)

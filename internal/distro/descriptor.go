@@ -193,9 +193,8 @@ type BringRule struct {
 // SandboxRule says which pause image is used.
 type SandboxRule struct {
 	Setting  string         `toml:"setting" json:"setting,omitempty"`
-	Kubelet  string         `toml:"kubelet" json:"kubelet,omitempty"` // setting with what kubelet is told, which does not count for containerd
-	Prefix   string         `toml:"prefix" json:"prefix,omitempty"`   // setting with a registry that is put before it
-	Of       string         `toml:"of" json:"of"`                     // whose version Default goes by: "distribution" or "runtime"
+	Prefix   string         `toml:"prefix" json:"prefix,omitempty"` // setting with a registry that is put before it
+	Of       string         `toml:"of" json:"of"`                   // whose version Default goes by: "distribution" or "runtime"
 	Defaults []VersionValue `toml:"default" json:"defaults,omitempty"`
 }
 

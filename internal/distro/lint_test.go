@@ -51,10 +51,6 @@ func TestLint(t *testing.T) {
 		{"wrong element", `traces = ["/etc/rancher/k3s"`, `traces = [1`, "CFG-102", "detect.traces.0 must be a text", "quotes"},
 		{"not a table", "[gates.watch]\nsince =", "[gates]\nwatch =", "CFG-102", "gates.watch must be a table", "table"},
 		{"extension of lists", `pull_lists = ".txt"`, `pull_lists = "txt"`, "CFG-104", `extension "txt"`, "write .txt"},
-		{"kubelet's pause image", `setting = "pause-image"
-prefix`, `setting = "pause-image"
-kubelet = "pod-infra"
-prefix`, "CFG-104", "sandbox.kubelet", "use one of"},
 		{"missing", `namespace = "k8s.io"`, ``, "CFG-103", "runtime.namespace is missing", "add"},
 		{"vocabulary", `method = "directory"`, `method = "dir"`, "CFG-104", `preload.method cannot be "dir"`, "directory, import"},
 		{"way of the role", `by = ["command",`, `by = ["comand",`, "CFG-104", `role.by.0 cannot be "comand"`, `did you mean "command"`},

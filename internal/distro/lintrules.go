@@ -265,7 +265,6 @@ func (l *linter) sandbox() {
 	l.oneOf(rule.Of, []string{"distribution", "runtime"}, "sandbox", "of")
 	l.setting(rule.Setting, "sandbox", "setting")
 	l.setting(rule.Prefix, "sandbox", "prefix")
-	l.setting(rule.Kubelet, "sandbox", "kubelet")
 	l.versionValues(rule.Defaults, "sandbox", "default")
 }
 

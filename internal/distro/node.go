@@ -29,10 +29,8 @@ type Node struct {
 	Workload   Workload   `json:"workload"`
 	Kubelet    Kubelet    `json:"kubelet"`
 	Sandbox    string     `json:"sandbox,omitempty"` // the pause image's reference, as far as files tell
-	// KubeletSandbox is the pause image that kubelet is told to keep from its collection; empty: none.
-	KubeletSandbox string `json:"kubeletSandbox,omitempty"`
-	Images         Images `json:"images,omitzero"`
-	Gates          Gates  `json:"gates"`
+	Images     Images     `json:"images,omitzero"`
+	Gates      Gates      `json:"gates"`
 
 	Certificates []Certificates `json:"certificates,omitempty"`
 	Datastore    Datastore      `json:"datastore,omitzero"` // of a server

@@ -180,9 +180,6 @@ func (b *builder) external(context.Context) error {
 // sandbox finds the pause image: a setting wins, then containerd's configuration, then the default of the
 // version.
 func (b *builder) sandbox(context.Context) error {
-	if err := b.kubeletSandbox(); err != nil {
-		return err
-	}
 	if s, err := b.sandboxSetting(); err != nil || s.Set {
 		return err
 	}
@@ -201,19 +198,6 @@ func (b *builder) sandbox(context.Context) error {
 		return nil
 	}
 	return b.setSandbox(image, "default of "+of+" "+v)
-}
-
-// kubeletSandbox finds the image that kubelet spares. kubernetes: the flag is gone in 1.35.
-func (b *builder) kubeletSandbox() error {
-	if b.d.Sandbox.Kubelet == "" {
-		return nil
-	}
-	s, err := b.x.get(b.d.Sandbox.Kubelet)
-	if err == nil && s.Set {
-		b.n.KubeletSandbox = s.Value
-		b.evidence("kubelet-sandbox", s.Value, s.Source)
-	}
-	return err
 }
 
 func (b *builder) sandboxSetting() (setting, error) {

@@ -2,6 +2,7 @@ package preload
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"strings"
 
@@ -63,4 +64,14 @@ func PackedByName(name string) (c Compression, ok bool) {
 		}
 	}
 	return "", false
+}
+
+// Decompress reads what r is packed with, by its first bytes: a layer, say. Close frees the decoder, not r.
+func Decompress(r io.Reader) (io.ReadCloser, error) {
+	head := make([]byte, sniffLen)
+	n, err := io.ReadFull(r, head)
+	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+		return nil, err
+	}
+	return decompress(io.MultiReader(bytes.NewReader(head[:n]), r), detect(head[:n]))
 }
