@@ -52,9 +52,9 @@ func firstFaults() map[string]fault {
 	return map[string]fault{
 		"a record is gone": {check: "CRI-10", says: "absent as " + imagetest.APIName, also: []string{"CRI-02"},
 			inject: func(s *site) { s.removeImage(imagetest.APIName) }},
-		"CRI does not answer": {check: "CRI-10", says: "does not answer", status: StatusError, also: []string{"CRI-02", "IMG-01", "IMG-07", "REG-16"},
+		"CRI does not answer": {check: "CRI-10", says: "does not answer", status: StatusError, also: []string{"CRI-02", "IMG-01", "IMG-07", "REG-16", "CRI-08", "TAR-11", "CRI-04", "CRI-05"},
 			inject: func(s *site) { s.containerd().CRI().Down = true }},
-		"FI-02: imported by tag, required by digest": {check: "IMG-07", says: "the same digest is stored as " + imagetest.SensorName, also: []string{"CRI-10", "CRI-02"},
+		"FI-02: imported by tag, required by digest": {check: "IMG-07", says: "the same digest is stored as " + imagetest.SensorName, also: []string{"CRI-10", "CRI-02", "CRI-04"},
 			inject: func(s *site) { s.removeImage(digestName(s.set, imagetest.SensorName)) }},
 		"another digest than the one required": {check: "IMG-07", says: "the repository has", also: []string{"CRI-10", "CRI-02", "TAR-17"},
 			inject: func(s *site) {
@@ -71,13 +71,13 @@ func firstFaults() map[string]fault {
 			inject: func(s *site) { s.env.Node.Sandbox = "" }},
 		"FI-12: a layer is missing in containerd": {check: "CRI-02", says: "is missing",
 			inject: func(s *site) { s.containerd().DropBlob(s.layer(imagetest.SensorName)) }},
-		"a platform's manifest is missing in containerd": {check: "CRI-02", says: "manifest sha256:", also: []string{"CRI-10", "IMG-07"}, // CRI drops such images when it lists them
+		"a platform's manifest is missing in containerd": {check: "CRI-02", says: "manifest sha256:", also: []string{"CRI-10", "IMG-07", "TAR-11"}, // CRI drops such images when it lists them
 			inject: func(s *site) {
 				img, _ := s.set.Image(imagetest.SensorName)
 				s.containerd().DropBlob(img.Platforms[0].Manifest)
 			}},
 		"the node is of another platform": {check: "CRI-02", says: "no manifest for linux/riscv64",
-			also: []string{"TAR-01", "MIR-03", "IMG-01", "IMG-06"}, inject: func(s *site) { s.env.Platform = "linux/riscv64" }},
+			also: []string{"TAR-01", "MIR-03", "IMG-01", "IMG-06", "TAR-11"}, inject: func(s *site) { s.env.Platform = "linux/riscv64" }},
 		"nothing is required": {check: "CRI-10", says: "nothing to prove", status: StatusUnproven, also: []string{"CRI-02", "MIR-03", "MIR-04"},
 			inject: func(s *site) { s.env.Required = nil }},
 
@@ -113,7 +113,7 @@ func firstFaults() map[string]fault {
 		}},
 		"FI-07: an archive lies in a sub-directory": {make: k3sStarted, check: "TAR-05", says: "sub-directory",
 			inject: func(s *site) { s.node.WriteFile(s.env.Node.Preload.Dir+"/more/extra.tar.zst", "x") }},
-		"the node uses docker": {make: k3sStarted, check: "TAR-05", says: "has no effect",
+		"the node uses docker": {make: k3sStarted, check: "TAR-05", says: "has no effect", also: []string{"CRI-11"},
 			inject: func(s *site) { s.env.Node.Runtime.External = "docker" }},
 
 		"FI-14: config_path is a list": {check: "REG-01", says: "is a list", also: []string{"REG-04", "REG-16"},
@@ -122,7 +122,7 @@ func firstFaults() map[string]fault {
 			inject: func(s *site) { s.configTOML("certs.d") }},
 		"FI-14: config_path is not set on a containerd with a list as default": {check: "REG-01", says: "built-in", also: []string{"REG-04", "REG-16"},
 			inject: func(s *site) { s.node.WriteFile("/etc/containerd/config.toml", "version = 3\n") }},
-		"FI-14: config_path is not set": {check: "REG-02", says: "not set", also: []string{"REG-04", "REG-16"}, inject: func(s *site) {
+		"FI-14: config_path is not set": {check: "REG-02", says: "not set", also: []string{"REG-04", "REG-16", "CRI-13"}, inject: func(s *site) {
 			s.env.Node.Runtime.Version = "1.7.35"
 			s.node.WriteFile("/etc/containerd/config.toml", "version = 2\n")
 		}},
