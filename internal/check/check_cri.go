@@ -16,7 +16,7 @@ import (
 )
 
 func runtimeChecks() []Check {
-	return []Check{pluginCheck(), snapshotterCheck(), droppedKeysCheck(), namespaceCheck(), otherRuntimeCheck(), pairCheck()}
+	return []Check{pluginCheck(), snapshotterCheck(), droppedKeysCheck(), imageNamespaceCheck(), otherRuntimeCheck(), pairCheck()}
 }
 
 // The types of containerd's plugins. containerd: plugins/types.go
@@ -217,7 +217,7 @@ func (e *Env) dropped(k registries.DroppedKey) Finding {
 	return f
 }
 
-func namespaceCheck() Check {
+func imageNamespaceCheck() Check {
 	return Check{
 		ID: "CRI-01", Title: "no required image is only in another containerd namespace",
 		Severity: SeverityFail, Scope: ScopeNode,
@@ -228,14 +228,14 @@ func namespaceCheck() Check {
 			Fix:     "import it into the right namespace (edgeprep apply, ctr -n k8s.io images import) and remove the stray copy",
 			Sources: []string{"rke2-docs: registry_mirror.md (namespace note)", "containerd: docs/namespaces.md"},
 		},
-		Run: runNamespace,
+		Run: runImageNamespace,
 	}
 }
 
 // otherNamespaces are where images end up by mistake: ctr's default, Docker's, kubelet's when another one counts.
 func otherNamespaces() []string { return []string{"default", "moby", "k8s.io"} }
 
-func runNamespace(ctx context.Context, e *Env) []Finding {
+func runImageNamespace(ctx context.Context, e *Env) []Finding {
 	const subject = "namespaces"
 	if len(e.Required) == 0 {
 		return []Finding{skip("required references", "none is required; CRI-10 says so")}
