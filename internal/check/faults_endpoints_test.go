@@ -117,7 +117,7 @@ func fallbackFaults() map[string]fault {
 		}},
 		"FI-19: a host that may be off has no dial_timeout": {check: "REG-25", says: "none: 30 s", status: StatusWarn,
 			inject: func(s *site) { s.behind("http://192.0.2.10:5000", "") }},
-		"a containerd that does not know dial_timeout": {check: "REG-25", says: "does not know dial_timeout", status: StatusWarn, inject: func(s *site) {
+		"a containerd that does not know dial_timeout": {check: "REG-25", says: "does not know dial_timeout", status: StatusWarn, also: []string{"CRI-13"}, inject: func(s *site) {
 			s.env.Node.Runtime.Version = "1.7.35"
 			s.rewrite("/etc/containerd/config.toml", func([]byte) []byte {
 				return []byte("version = 2\n[plugins.'io.containerd.grpc.v1.cri'.registry]\nconfig_path = '" + certsD + "'\n")
