@@ -247,6 +247,11 @@ func (n *Node) enter(ctx context.Context, args ...string) *exec.Cmd {
 	return cmd
 }
 
+// Inside is a command line that runs a program inside the node, for programs that start others.
+func (n *Node) Inside(args ...string) []string {
+	return append([]string{"nsenter", "-t", strconv.Itoa(n.leader), "-a"}, args...)
+}
+
 // Result is what a command on a node gave.
 type Result struct {
 	Stdout, Stderr string
