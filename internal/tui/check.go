@@ -210,6 +210,11 @@ func (s *checkScreen) view(m *model, width int) body {
 		return b
 	}
 	r := *s.report
+	if m.compact() {
+		b.add(verdictLine(r))
+	} else {
+		b.add(verdictLines(width, r)...) // above the list, which is longer than most terminals
+	}
 	b.add(s.counts(r), line{})
 	ids := s.ids()
 	for i, x := range s.rows() {
@@ -223,8 +228,6 @@ func (s *checkScreen) view(m *model, width int) body {
 	if len(ids) == 0 {
 		b.add(ln("   nothing is missing"))
 	}
-	b.blank()
-	b.add(verdictLines(width, r)...)
 	return b
 }
 

@@ -116,7 +116,7 @@ func TestStagingTUI(t *testing.T) {
 		x.until(2*time.Minute, "DONE")
 		x.keys("Enter")
 		x.until(2*time.Minute, "Step 8 of 9")
-		s := x.until(2*time.Minute, "egress")
+		s := x.until(2*time.Minute, "only what is missing")
 		if strings.Contains(s, "FAIL") {
 			t.Errorf("a check failed:\n%s", s)
 		}
