@@ -5,7 +5,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS  = -s -w -X main.version=$(VERSION)
 LINT     = $(BIN)/golangci-lint
 
-.PHONY: build test e2e e2e-cluster unit race lint docs pictures bench bench-mirror soak fuzz real-servers screenshots clean
+.PHONY: build test e2e e2e-cluster unit race lint docs pictures bench bench-check bench-mirror soak fuzz real-servers screenshots clean
 
 build: ## one static binary: bin/edgeprep
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/edgeprep ./cmd/edgeprep
@@ -53,6 +53,9 @@ bench-mirror: build ## the mirror against nginx and distribution, about 15 minut
 
 screenshots: ## the HTML report on A4 and on a phone, into docs/images; see test/screenshots.sh for what it needs
 	./test/screenshots.sh
+
+bench-check: ## the profile ship on a real containerd with 100 images; root
+	EDGEPREP_MEASURE=1 $(GO) test ./internal/check -run TestChecksDoNotChangeARealNode -count=1 -v
 
 fuzz: ## each fuzz target for FUZZTIME (default 30s)
 	./test/fuzz.sh

@@ -59,6 +59,11 @@ func newTemplate(t *testing.T) template {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return templateOf(t, set)
+}
+
+func templateOf(t *testing.T, set *imagetest.Set) template {
+	t.Helper()
 	tpl := template{set: set, dir: t.TempDir()}
 	if err := set.WriteArchive(filepath.Join(tpl.dir, "edge.tar"), imagetest.Form{Layout: imagetest.Combined}); err != nil {
 		t.Fatal(err)

@@ -29,7 +29,11 @@ type real struct {
 // realNode imports the standard set, starts a mirror with it and points containerd there.
 func realNode(t *testing.T, d *ctrtest.Daemon) *real {
 	t.Helper()
-	tpl := newTemplate(t)
+	return realNodeOf(t, d, newTemplate(t))
+}
+
+func realNodeOf(t *testing.T, d *ctrtest.Daemon, tpl template) *real {
+	t.Helper()
 	h, err := local.New(local.Options{
 		Runtime: func(ep host.Endpoint) host.RuntimeControl {
 			r := ctr.New(ep, ctr.Options{})
