@@ -7,10 +7,11 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/pem"
 	"fmt"
+	"hash/fnv"
 	"math/big"
-	"net"
 	"os"
 	"slices"
 	"strings"
@@ -23,7 +24,7 @@ import (
 
 // aboutTheMachine says whether a check of the host proves nothing on a mounted image.
 func aboutTheMachine(id string) bool {
-	return slices.Contains([]string{"HST-01"}, id)
+	return slices.Contains([]string{"HST-01", "HST-07", "HST-08", "HST-09", "HST-10", "HST-11", "HST-12"}, id)
 }
 
 // healthyHost makes the machine under the node one that can be shipped.
@@ -39,11 +40,91 @@ func healthyHost(s *site) {
 	s.certificate("/etc/kubernetes/pki/ca.crt", certSpec{name: "ca", ca: true, until: "2036-11-01"})
 	s.certificate("/etc/kubernetes/pki/apiserver.crt", certSpec{name: "apiserver", until: "2027-11-01"})
 	s.certificate("/var/lib/kubelet/pki/kubelet-client-current.pem", certSpec{name: "system:node:node1", until: "2027-03-01"})
+	n.WriteFile("/etc/hostname", "node1\n")
+	n.WriteFile("/etc/machine-id", "0123456789abcdef0123456789abcdef\n")
+	n.WriteFile("/etc/resolv.conf", "# by hand\nnameserver 10.0.0.1\nnameserver 10.0.0.2\n")
+	n.WriteFile("/etc/ssh/ssh_host_ed25519_key.pub", "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGx5 root@node1\n")
+	n.WriteFile("/etc/passwd", "root:x:0:0::/root:/bin/bash\ndaemon:x:1:1::/:/usr/sbin/nologin\nedge:x:1000:1000::/home/edge:/bin/bash\n")
+	n.WriteMode("/etc/shadow", "root:$6$NEVERSHOWN:20000:0:99999:7:::\ndaemon:*:20000:0:99999:7:::\nedge:!:20000:0:99999:7:::\n", 0o600)
+	n.Mkdir("/var/log/journal")
+	healthyKernel(s)
+	healthyDatastore(s)
 	s.env.Node.Certificates = []distro.Certificates{
 		{Files: []string{"/etc/kubernetes/pki/*.crt", "/etc/kubernetes/*.conf"}, Renew: "kubeadm certs renew all"},
 		{Files: []string{"/var/lib/kubelet/pki/*-current.pem"}, Renewed: "running"},
 		{Files: []string{"/data/k3s/agent/*.crt"}, Renewed: "start", Within: 120},
 	}
+}
+
+func healthyKernel(s *site) {
+	n := s.node
+	n.WriteFile("/sys/fs/cgroup/cgroup.controllers", "cpuset cpu io memory\n")
+	n.WriteFile("/proc/swaps", "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n")
+	n.WriteFile("/etc/fstab", "UUID=1 / ext4 defaults 0 1\n#/swapfile none swap sw 0 0\n")
+	n.WriteFile("/proc/mounts", "/dev/sda2 / ext4 rw,relatime 0 0\ntmpfs /run tmpfs rw,nosuid,nodev,noexec 0 0\n")
+	n.WriteFile("/sys/fs/ext4/sda2/errors_count", "0\n")
+	n.WriteFile("/proc/mdstat", "Personalities : [raid1]\nmd0 : active raid1 sdb1[1] sda1[0]\n      1046528 blocks super 1.2 [2/2] [UU]\n")
+	n.WriteFile("/proc/sys/kernel/osrelease", "6.12.48+deb13-amd64\n")
+	s.modules("6.12.48+deb13-amd64", "overlay", "br_netfilter", "nf_conntrack")
+	s.modules("6.12.38+deb13-amd64") // an older one: never booted by itself
+	n.WriteFile("/etc/modules-load.d/kubernetes.conf", "overlay\nbr_netfilter\n")
+	n.WriteFile("/proc/sys/net/ipv4/ip_forward", "1\n")
+	n.WriteFile("/etc/sysctl.d/90-kubernetes.conf", "net.ipv4.ip_forward = 1\n")
+	s.env.Node.Kernel = distro.Kernel{Modules: []string{"overlay", "br_netfilter", "nf_conntrack"}, SELinux: "container"}
+}
+
+// modules gives a kernel modules on disk; overlay is built in.
+func (s *site) modules(kernel string, names ...string) {
+	dep, builtin := "", ""
+	for _, m := range names {
+		if m == "overlay" {
+			builtin += "kernel/fs/overlayfs/overlay.ko\n"
+		} else {
+			dep += "kernel/net/" + strings.ReplaceAll(m, "_conn", "-conn") + ".ko.xz: kernel/net/bridge/bridge.ko.xz\n"
+		}
+	}
+	s.node.WriteFile("/lib/modules/"+kernel+"/modules.dep", dep)
+	s.node.WriteFile("/lib/modules/"+kernel+"/modules.builtin", builtin)
+}
+
+func healthyDatastore(s *site) {
+	s.env.Node.Datastore = distro.Datastore{Etcd: "/var/lib/etcd", EtcdConfig: "/etc/etcd.yaml", SQLite: "/var/lib/state.db", Snapshots: []string{"/var/backups/etcd-*/snapshot.db"},
+		Recovery: []string{"/etc/kubernetes/pki/ca.key"}, Certificate: "/etc/kubernetes/pki/apiserver.crt"}
+	s.node.WriteFile("/var/lib/etcd/member/snap/db", boltFile(3))
+	s.node.WriteFile("/var/lib/state.db", sqliteFile(2))
+	s.node.WriteFile("/etc/etcd.yaml", "spec:\n  containers:\n  - command:\n    - etcd\n    - --advertise-client-urls=https://192.0.2.11:2379\n"+
+		"    - --initial-advertise-peer-urls=https://192.0.2.11:2380\n    - --initial-cluster=node1=https://192.0.2.11:2380\n    - --listen-peer-urls=https://192.0.2.11:2380\n")
+	s.node.WriteFile("/var/backups/etcd-1/snapshot.db", "x")
+	s.node.WriteMode("/etc/kubernetes/pki/ca.key", "x", 0o600)
+}
+
+// boltFile is a bbolt file of some pages: two headers, then what they count.
+func boltFile(pages int) string {
+	const size = 4096
+	out := make([]byte, pages*size)
+	for i := range 2 {
+		m := out[i*size+boltHeader:]
+		binary.LittleEndian.PutUint32(m, boltMagic)
+		binary.LittleEndian.PutUint32(m[4:], 2)
+		binary.LittleEndian.PutUint32(m[8:], size)
+		binary.LittleEndian.PutUint64(m[40:], uint64(pages))
+		binary.LittleEndian.PutUint64(m[48:], uint64(i+1))
+		h := fnv.New64a()
+		h.Write(m[:boltMeta-8])
+		binary.LittleEndian.PutUint64(m[boltMeta-8:], h.Sum64())
+	}
+	return string(out)
+}
+
+// sqliteFile is a SQLite database of some pages, as far as its header goes.
+func sqliteFile(pages int) string {
+	out := make([]byte, pages*4096)
+	copy(out, "SQLite format 3\x00")
+	binary.BigEndian.PutUint16(out[16:], 4096)
+	binary.BigEndian.PutUint32(out[24:], 7)
+	binary.BigEndian.PutUint32(out[28:], uint32(pages))
+	binary.BigEndian.PutUint32(out[92:], 7)
+	return string(out)
 }
 
 // enabled makes a unit with a file that starts at boot.
@@ -102,7 +183,7 @@ func (s *site) certificate(file string, c certSpec) {
 
 func hostFaults() map[string]fault {
 	return map[string]fault{
-		"FI-27: the clock is 400 days ahead": {check: "HST-01", says: "9599h", also: []string{"K8S-02"},
+		"FI-27: the clock is 400 days ahead": {check: "HST-01", says: "9599h", also: []string{"K8S-02", "K8S-04"},
 			inject: func(s *site) { s.clockAt(clock().AddDate(0, 0, 400)) }},
 		"FI-27: the clock is ten years behind": {check: "HST-01", says: "2016-", inject: func(s *site) { s.clockAt(clock().AddDate(-10, 0, 0)) }},
 		"FI-27: the real-time clock is in local time": {check: "HST-01", says: "local time",
@@ -182,13 +263,6 @@ func (s *site) removeAll(p string) {
 	if err := os.RemoveAll(s.node.Path(p)); err != nil {
 		s.t.Fatal(err)
 	}
-}
-
-func parseIPs(list []string) (out []net.IP) {
-	for _, s := range list {
-		out = append(out, net.ParseIP(s))
-	}
-	return out
 }
 
 // TestRenewedAtStart: a certificate that a start renews is good where one that nobody renews is not.

@@ -37,6 +37,7 @@ func faults(t *testing.T) map[string]fault {
 		REGFaults, endpointFaults, fallbackFaults,
 		IMGFaults,
 		hostFaults,
+		machineFaults,
 	} {
 		for name, f := range group() {
 			if _, ok := all[name]; ok {

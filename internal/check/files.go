@@ -20,7 +20,7 @@ const (
 
 // hostChecks are those of the machine under the distribution, and of what must still hold after months off.
 func hostChecks() []Check {
-	return slices.Concat(clockChecks(), certificateChecks())
+	return slices.Concat(clockChecks(), networkChecks(), uniqueChecks(), kernelChecks(), diskChecks(), hostOpsChecks(), certificateChecks(), clusterChecks())
 }
 
 // readText reads a small file; ok is false when it is not there or cannot be read as one.
