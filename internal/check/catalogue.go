@@ -6,6 +6,9 @@ func Catalogue() []Check {
 	var all []Check
 	for _, group := range [][]Check{
 		imageChecks(),
+		imageNameChecks(),
+		ownImageChecks(),
+		platformChecks(),
 		workloadChecks(),
 		contentChecks(),
 		runtimeChecks(),

@@ -14,7 +14,7 @@ const deepTimeout = 2 * time.Hour
 func contentChecks() []Check {
 	return []Check{{
 		ID: "CRI-02", Title: "the content of every required image is complete",
-		Severity: SeverityFail, Scope: ScopeNode, DependsOn: []string{"CRI-08", "CRI-10", "TAR-01"}, Unwaivable: true, Timeout: deepTimeout,
+		Severity: SeverityFail, Scope: ScopeNode, DependsOn: []string{"CRI-08", "CRI-10", "TAR-01", "IMG-08"}, Unwaivable: true, Timeout: deepTimeout,
 		Story: Story{
 			Seen:  "an image is listed, even pinned, and its container fails to start: content digest not found",
 			Cause: "containerd keeps a record although blobs are missing: an archive with a flipped bit, an import that was killed, a disk that lost data. It only logs \"not ok\"",

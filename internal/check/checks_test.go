@@ -172,13 +172,13 @@ func TestWithoutARuntime(t *testing.T) {
 		"a directory whose mirror runs": {prepare: func(s *site) {
 			s.node.SetLive(false)
 			s.env.MirrorsRun = true
-		}, skipped: []string{"CRI-10", "CRI-02", "IMG-01", "IMG-07", "REG-16", "REG-01", "REG-02", "PRC-03", "REG-04", "HST-02"}},
+		}, skipped: []string{"CRI-10", "CRI-02", "IMG-01", "IMG-07", "IMG-08", "IMG-09", "IMG-12", "IMG-15", "REG-16", "REG-01", "REG-02", "PRC-03", "REG-04", "HST-02"}},
 		"a mounted image": {prepare: func(s *site) { s.node.SetLive(false) },
-			skipped: []string{"CRI-10", "CRI-02", "IMG-01", "IMG-07", "REG-16", "REG-01", "REG-02", "PRC-03", "REG-04", "MIR-03", "MIR-04", "HST-02", "REG-11", "REG-21", "REG-22", "REG-24"}},
+			skipped: []string{"CRI-10", "CRI-02", "IMG-01", "IMG-07", "IMG-08", "IMG-09", "IMG-12", "IMG-15", "REG-16", "REG-01", "REG-02", "PRC-03", "REG-04", "MIR-03", "MIR-04", "HST-02", "REG-11", "REG-21", "REG-22", "REG-24"}},
 		"before the first start": {prepare: func(s *site) {
 			s.containerd().SetDown(true)
 			s.node.UnitState().SetActive("k3s.service", "inactive")
-		}, skipped: []string{"CRI-10", "CRI-02", "IMG-01", "IMG-07", "REG-16", "REG-01", "REG-02", "REG-04"}},
+		}, skipped: []string{"CRI-10", "CRI-02", "IMG-01", "IMG-07", "IMG-08", "IMG-09", "IMG-12", "IMG-15", "REG-16", "REG-01", "REG-02", "REG-04"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

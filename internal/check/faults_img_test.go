@@ -1,9 +1,20 @@
 package check
 
 import (
+	"archive/tar"
+	"bytes"
+	"debug/elf"
+	"encoding/binary"
+	"errors"
+	"io"
+	"path"
 	"strings"
+	"testing"
 
 	"github.com/edgeprep/edgeprep/internal/config"
+	"github.com/edgeprep/edgeprep/internal/distro"
+	"github.com/edgeprep/edgeprep/internal/host"
+	"github.com/edgeprep/edgeprep/internal/preload"
 	"github.com/edgeprep/edgeprep/internal/preload/imagetest"
 )
 
@@ -52,7 +63,96 @@ webhooks:
   namespaceSelector: {matchExpressions: [{key: kubernetes.io/metadata.name, operator: NotIn, values: [kube-system, guard, storage]}]}
   rules: [{apiGroups: [""], apiVersions: [v1], resources: [pods], operations: [CREATE]}]
 `))
+	s.env.Node.Images = distro.Images{Lists: []string{path.Base(ownList)}}
+	s.node.WriteFile(ownList, imagetest.PauseName+"\n"+imagetest.WebName+"\n")
 }
+
+// ownList is the list of the healthy node's distribution's own images.
+const ownList = "/opt/edgeprep/images/own-images.txt"
+
+// bring makes an image and imports it.
+func (s *site) bring(spec imagetest.ImageSpec) *imagetest.Set {
+	s.t.Helper()
+	set, err := imagetest.Build(spec)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	const at = "/opt/brought.tar"
+	if err := set.WriteArchive(s.node.Path(at), imagetest.Form{Layout: imagetest.OCI}); err != nil {
+		s.t.Fatal(err)
+	}
+	src, err := preload.Open(s.t.Context(), s.node.FS(), at)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer src.Close()
+	if _, err := s.containerd().Import(s.t.Context(), src, host.ImportOptions{Platform: spec.Platforms[0]}); err != nil {
+		s.t.Fatal(err)
+	}
+	return set
+}
+
+// programOf is the beginning of a program for a machine.
+func programOf(m elf.Machine) []byte {
+	head := make([]byte, 64)
+	copy(head, elf.ELFMAG)
+	head[elf.EI_CLASS], head[elf.EI_DATA] = byte(elf.ELFCLASS64), byte(elf.ELFDATA2LSB)
+	binary.LittleEndian.PutUint16(head[18:], uint16(m))
+	return head
+}
+
+// strange brings an image that a pod of the healthy node's runs then.
+func (s *site) strange(platform string, files ...imagetest.File) *imagetest.Set {
+	s.t.Helper()
+	set := s.bring(imagetest.ImageSpec{Names: []string{"docker.io/library/strange:1"}, Platforms: []string{platform}, Cmd: []string{"app"},
+		Layers: []imagetest.LayerSpec{{Files: files, Compression: imagetest.Zstd}}})
+	s.pending(imagetest.APIName, "strange:1")
+	return set
+}
+
+// archive adds one to the site's.
+func (s *site) archive(name string, set *imagetest.Set, form imagetest.Form) {
+	s.t.Helper()
+	if err := set.WriteArchive(s.node.Path(name), form); err != nil {
+		s.t.Fatal(err)
+	}
+	s.env.Archives = append(s.env.Archives, name)
+}
+
+// retyped replaces a text in an archive's index.json by one of any length: the tar is written anew.
+func retyped(t *testing.T, archive []byte, old, with string) []byte {
+	t.Helper()
+	var out bytes.Buffer
+	w, r := tar.NewWriter(&out), tar.NewReader(bytes.NewReader(archive))
+	found := false
+	for {
+		h, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if h.Name == "index.json" {
+			found = bytes.Contains(body, []byte(old))
+			body = bytes.ReplaceAll(body, []byte(old), []byte(with))
+		}
+		h.Size = int64(len(body))
+		if err := errors.Join(w.WriteHeader(h), ignoreCount(w.Write(body))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil || !found {
+		t.Fatalf("%q is not in index.json (%v)", old, err)
+	}
+	return out.Bytes()
+}
+
+func ignoreCount(_ int, err error) error { return err }
 
 // pending changes the healthy node's manifest.
 func (s *site) pending(old, with string) {
@@ -81,7 +181,7 @@ func IMGFaults() map[string]fault {
 			inject: func(s *site) { s.pending(imagetest.APIName, absent) }},
 		"a container's image is no reference": {check: "IMG-04", says: "is not an image reference", also: []string{"IMG-03"},
 			inject: func(s *site) { s.pending(imagetest.APIName, "Not/An Image") }},
-		"CRI cannot use an image that only the node has": {check: "IMG-04", says: "whose content CRI cannot use", also: []string{"IMG-03"}, inject: func(s *site) {
+		"CRI cannot use an image that only the node has": {check: "IMG-04", says: "whose content CRI cannot use", also: []string{"IMG-03", "IMG-08"}, inject: func(s *site) {
 			s.onlyHere("docker.io/library/broken:1")
 			img := s.images()["docker.io/library/broken:1"]
 			img.Target.Digest = "sha256:" + strings.Repeat("0", 64)
@@ -138,6 +238,65 @@ func IMGFaults() map[string]fault {
 		}},
 		"the API server asks about every image": {check: "IMG-14", says: "asks a service about every image", status: StatusWarn, make: k3sStarted,
 			inject: func(s *site) { s.env.Node.Workload.APIArgs = "enable-admission-plugins=ImagePolicyWebhook" }},
+		"an image of another architecture": {check: "IMG-08", says: "its config says linux/arm64", inject: func(s *site) { s.strange("linux/arm64") }},
+		"a program of another architecture in an image that says otherwise": {check: "IMG-08", says: "app is a program for EM_AARCH64", opts: Options{Deep: true}, inject: func(s *site) {
+			s.strange("linux/amd64", imagetest.File{Path: "bin", Link: "usr/bin"}, imagetest.File{Path: "usr/bin/app", Mode: 0o755, Content: programOf(elf.EM_AARCH64)})
+		}},
+		"an image of docker's first schema": {check: "IMG-15", says: "docker's schema 1", inject: func(s *site) {
+			s.pending(imagetest.APIName, "old:1")
+			old := s.images()[imagetest.WebName]
+			old.Name, old.Target.MediaType = "docker.io/library/old:1", schema1Signed
+			s.setImage(old)
+		}},
+		"an archive of docker's first schema": {check: "IMG-15", says: "docker's schema 1", also: []string{"TAR-01"}, inject: func(s *site) {
+			s.archive("/opt/old.tar", s.set.Select(imagetest.SensorName), imagetest.Form{Layout: imagetest.OCI})
+			s.rewrite("/opt/old.tar", func(b []byte) []byte {
+				return retyped(s.t, b, `"mediaType":"application/vnd.oci.image.index.v1+json","digest"`, `"mediaType":"`+schema1+`","digest"`)
+			})
+		}},
+		"an image is stored without its registry": {check: "IMG-09", says: imagetest.APIName + " is asked for and stored as this", also: []string{"CRI-10", "CRI-02"}, inject: func(s *site) {
+			img := s.images()[imagetest.APIName]
+			s.removeImage(imagetest.APIName)
+			img.Name = "localhost/" + imagetest.APIName
+			s.setImage(img)
+		}},
+		"an image is stored by its tag alone": {check: "IMG-09", says: "a name that nothing asks for", status: StatusWarn, inject: func(s *site) { s.onlyHere("v1.2") }},
+		"FI-09: an archive with a tag for a name": {check: "IMG-10", says: "NOD-106", also: []string{"TAR-01"}, inject: func(s *site) {
+			s.archive("/opt/nameless.tar", s.set.Select(imagetest.SensorName), imagetest.Form{Layout: imagetest.OCI})
+			s.rewrite("/opt/nameless.tar", func(b []byte) []byte {
+				return retyped(s.t, retyped(s.t, b, "io.containerd.image.name", "not.containerd.imag.name"), "org.opencontainers.image.ref.name", "not.opencontainers.image.ref.name")
+			})
+		}},
+		"a tag moved": {check: "IMG-12", says: "it is sha256:", also: []string{"CRI-10"}, inject: func(s *site) { s.retarget(imagetest.APIName, imagetest.WebName) }},
+		"a pinned tag moved": {check: "IMG-12", says: "it is sha256:", also: []string{"CRI-10"}, inject: func(s *site) {
+			s.retarget(imagetest.SensorName, imagetest.WebName)
+			s.env.Archives, s.env.Site.Images.Required = nil, archivePath // the list lies beside it
+		}},
+		"an image of the release is nowhere": {check: "IMG-02", says: "docker.io/rancher/klipper-lb:v0.4.9", inject: func(s *site) {
+			s.rewrite(ownList, func(b []byte) []byte { return append(b, "docker.io/rancher/klipper-lb:v0.4.9\n"...) })
+		}},
+		"the list of the release is none": {check: "IMG-02", says: "is not an image reference", inject: func(s *site) { s.node.WriteFile(ownList, "<html>Not Found</html>\n") }},
+		"no list of the release":          {check: "IMG-02", says: "is not known here", status: StatusUnproven, inject: func(s *site) { s.remove(ownList) }},
+		"no image of a name that every cluster runs": {check: "IMG-02", says: "only docker.io/library/edge-web:1.0", status: StatusWarn, inject: func(s *site) {
+			s.env.Node.Images = distro.Images{Own: []string{"edge-api", "edge-web:2.0"}}
+		}},
+		"the archive of the release lies in the image directory alone": {make: k3sStarted, check: "IMG-02", says: "absent-own", inject: func(s *site) {
+			s.env.Node.Images = distro.Images{Archives: []string{"own-*.tar"}}
+			set, err := imagetest.Build(imagetest.ImageSpec{Names: []string{"docker.io/library/absent-own:1"}, Platforms: []string{"linux/amd64"}, Layers: []imagetest.LayerSpec{{Seed: "own", Size: 10}}})
+			if err != nil {
+				s.t.Fatal(err)
+			}
+			if err := set.WriteArchive(s.node.Path(s.env.Node.Preload.Dir+"/own-images.tar"), imagetest.Form{Layout: imagetest.Docker}); err != nil {
+				s.t.Fatal(err)
+			}
+		}},
+		"a registry is put before the names": {check: "IMG-11", says: "registry.site.example/library/edge-web:1.0", inject: func(s *site) {
+			s.env.Node.Images.Prefix, s.env.Node.Images.PrefixSource = "registry.site.example", "/etc/rancher/k3s/config.yaml:1"
+		}},
+		"the cluster's own images are named after another registry": {check: "IMG-11", says: "only quay.io/edgeprep/edge-api:2.3", also: []string{"IMG-04", "COLD-03"}, inject: func(s *site) {
+			s.env.Node.Images = distro.Images{Own: []string{"edge-api"}, Like: "kube-apiserver"}
+			s.staticPod("registry.site.example/k8s/kube-apiserver:v1.37.2", "IfNotPresent")
+		}},
 		"a manifest is too large to be read": {check: "IMG-04", says: "larger than", status: StatusUnproven, also: []string{"COLD-03"},
 			inject: func(s *site) {
 				s.node.WriteFile(PendingManifests+"/big.yaml", strings.Repeat("# filler\n", maxManifestFile/9+1))

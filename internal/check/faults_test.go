@@ -53,11 +53,11 @@ func firstFaults() map[string]fault {
 	return map[string]fault{
 		"a record is gone": {check: "CRI-10", says: "absent as " + imagetest.APIName, also: []string{"CRI-02"},
 			inject: func(s *site) { s.removeImage(imagetest.APIName) }},
-		"CRI does not answer": {check: "CRI-10", says: "does not answer", status: StatusError, also: []string{"CRI-02", "IMG-01", "IMG-07", "REG-16", "CRI-08", "TAR-11", "CRI-04", "CRI-05"},
+		"CRI does not answer": {check: "CRI-10", says: "does not answer", status: StatusError, also: []string{"CRI-02", "IMG-01", "IMG-07", "IMG-08", "IMG-09", "IMG-12", "IMG-15", "REG-16", "CRI-08", "TAR-11", "CRI-04", "CRI-05"},
 			inject: func(s *site) { s.containerd().CRI().Down = true }},
 		"FI-02: imported by tag, required by digest": {check: "IMG-07", says: "the same digest is stored as " + imagetest.SensorName, also: []string{"CRI-10", "CRI-02", "CRI-04"},
 			inject: func(s *site) { s.removeImage(digestName(s.set, imagetest.SensorName)) }},
-		"another digest than the one required": {check: "IMG-07", says: "the repository has", also: []string{"CRI-10", "CRI-02", "TAR-17"},
+		"another digest than the one required": {check: "IMG-07", says: "the repository has", also: []string{"CRI-10", "CRI-02", "TAR-17", "IMG-12"},
 			inject: func(s *site) {
 				s.removeImage(digestName(s.set, imagetest.SensorName))
 				s.retarget(imagetest.SensorName, imagetest.WebName)
@@ -72,13 +72,13 @@ func firstFaults() map[string]fault {
 			inject: func(s *site) { s.env.Node.Sandbox = "" }},
 		"FI-12: a layer is missing in containerd": {check: "CRI-02", says: "is missing",
 			inject: func(s *site) { s.containerd().DropBlob(s.layer(imagetest.SensorName)) }},
-		"a platform's manifest is missing in containerd": {check: "CRI-02", says: "manifest sha256:", also: []string{"CRI-10", "IMG-07", "TAR-11"}, // CRI drops such images when it lists them
+		"a platform's manifest is missing in containerd": {check: "CRI-02", says: "manifest sha256:", also: []string{"CRI-10", "IMG-07", "IMG-08", "TAR-11"}, // CRI drops such images when it lists them
 			inject: func(s *site) {
 				img, _ := s.set.Image(imagetest.SensorName)
 				s.containerd().DropBlob(img.Platforms[0].Manifest)
 			}},
 		"the node is of another platform": {check: "CRI-02", says: "no manifest for linux/riscv64",
-			also: []string{"TAR-01", "MIR-03", "IMG-01", "IMG-06", "TAR-11"}, inject: func(s *site) { s.env.Platform = "linux/riscv64" }},
+			also: []string{"TAR-01", "MIR-03", "IMG-01", "IMG-06", "IMG-08", "TAR-11"}, inject: func(s *site) { s.env.Platform = "linux/riscv64" }},
 		"nothing is required": {check: "CRI-10", says: "nothing to prove", status: StatusUnproven, also: []string{"CRI-02", "MIR-03", "MIR-04"},
 			inject: func(s *site) { s.env.Required = nil }},
 
