@@ -151,73 +151,40 @@ func judgeNames(a inspected) Finding {
 
 func approvedCheck() Check {
 	return Check{
-		ID: "IMG-12", Title: "tags point to the images that were approved",
-		Severity: SeverityFail, Scope: ScopeNode, DependsOn: []string{"CRI-10"}, Timeout: deepTimeout,
+		ID: "IMG-12", Title: "tags point to the digests that were approved",
+		Severity: SeverityFail, Scope: ScopeNode, DependsOn: []string{"CRI-10"},
 		Story: Story{
 			Seen:    "nodes behave differently with the same tag",
 			Cause:   "the tag moved between two pulls, or somebody imported another build under it",
-			Look:    "for every name in the archives, whether CRI's image is one of those that the archives hold; for every required name:tag@digest, whether the tag has that digest",
+			Look:    "for every required name:tag@digest, whether containerd's image of that tag has that digest (archives that were replaced are TAR-17's)",
 			Fix:     "bring the archives in again: edgeprep apply; name digests where it matters",
-			Sources: []string{"rke2-docs: registry_mirror.md (tags and trust)", "spegel-org/spegel: docs"},
+			Sources: []string{"rke2-docs: registry_mirror.md (tags and trust)", "failure-modes: IMG-12"},
 		},
 		Run: runApproved,
 	}
 }
 
 func runApproved(ctx context.Context, e *Env) []Finding {
-	approved, pinned := e.approved(), e.pinnedTags()
-	if len(approved)+len(pinned) == 0 {
-		return []Finding{skip("approved images", "there is no archive to compare with, and no required reference has both tag and digest")}
+	pinned := slices.DeleteFunc(slices.Clone(e.Required), func(r preload.Ref) bool { return r.Tag == "" || r.Digest == "" })
+	if len(pinned) == 0 {
+		return []Finding{skip("approved digests", "no required reference has both tag and digest")}
 	}
 	if fs := e.withRuntime(ctx, "tags"); fs != nil {
 		return fs
 	}
-	source := "CRI ImageStatus at " + e.Node.Runtime.Endpoint.Socket
+	source := "image records of " + e.Node.Runtime.Endpoint.Socket
 	var out []Finding
-	for _, name := range slices.Sorted(maps.Keys(approved)) {
-		img, ok, err := e.Reader.CRI(e.Node.Runtime.Endpoint).ImageStatus(ctx, name)
-		switch {
-		case err != nil:
-			out = append(out, couldNotRun(name, err))
-		case !ok: // others say so
-		case slices.Contains(approved[name], img.ID):
-			out = append(out, pass(name, img.ID, source))
-		default:
-			out = append(out, e.moved(name, strings.Join(approved[name], " or ")+" of the archives", img.ID, source))
-		}
-	}
 	for _, r := range pinned {
 		tag := r.Host + "/" + r.Repository + ":" + r.Tag
 		img, ok := e.record(preload.Ref{Name: tag})
 		switch {
 		case !ok: // a pod that names the digest does not need the tag
 		case img.Target.Digest == r.Digest:
-			out = append(out, pass(tag, r.Digest, "image records"))
+			out = append(out, pass(tag, r.Digest, source))
 		default:
-			out = append(out, e.moved(tag, r.Digest+" of the required list", img.Target.Digest, "image records of "+e.Node.Runtime.Endpoint.Socket))
+			out = append(out, Finding{Status: StatusFail, Subject: tag, Expected: r.Digest, Observed: "it is " + img.Target.Digest, Source: source,
+				Remedy: Remedy{Text: "bring the archives in again", Command: "edgeprep apply"}})
 		}
 	}
 	return findings(out, "tags", "containerd has none of the tags")
-}
-
-func (e *Env) moved(name, want, got, source string) Finding {
-	return Finding{Status: StatusFail, Subject: name, Expected: want, Observed: "it is " + got, Source: source, Remedy: Remedy{Text: "bring the archives in again", Command: "edgeprep apply"}}
-}
-
-// approved are the image ids that the archives hold for each tag. Ids stay what they are when containerd makes
-// a manifest of its own for docker's archives; digests do not.
-func (e *Env) approved() map[string][]string {
-	out := map[string][]string{}
-	for _, a := range e.memo.archives() {
-		for _, i := range a.archive.Images {
-			if p, ok := i.For(e.Platform); ok && p.Config != "" && !strings.Contains(i.Name, "@") {
-				out[i.Name] = append(out[i.Name], p.Config)
-			}
-		}
-	}
-	return out
-}
-
-func (e *Env) pinnedTags() []preload.Ref {
-	return slices.DeleteFunc(slices.Clone(e.Required), func(r preload.Ref) bool { return r.Tag == "" || r.Digest == "" })
 }

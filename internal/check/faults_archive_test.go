@@ -158,7 +158,7 @@ func archiveFaults() map[string]fault {
 			whole := s.node.ReadFile(archivePath)
 			s.drop("haul_1.tar", whole[len(whole)/2:])
 		}},
-		"a store without names": {check: "TAR-16", says: "has a name", also: []string{"TAR-01"}, inject: func(s *site) {
+		"a store without names": {check: "TAR-16", says: "has a name", also: []string{"TAR-01", "IMG-10"}, inject: func(s *site) {
 			if err := s.another(free).WriteArchive(s.node.Path("/opt/haul.tar"), imagetest.Form{Layout: imagetest.OCI, NoNames: true}); err != nil {
 				s.t.Fatal(err)
 			}

@@ -166,6 +166,12 @@ func TestRealContainerd(t *testing.T) {
 			t.Errorf("the probe left something: %v\n%s", err, out)
 		}
 
+		r.ctr("images", "tag", imagetest.APIName, "localhost/edge-api:2.3")
+		r.ctr("images", "tag", imagetest.APIName, "v2.3")
+		if x := r.status("IMG-09"); x.Status != StatusWarn || x.Count(StatusWarn) != 1 || !said(x, "v2.3") {
+			t.Errorf("a name without a registry: %s: %+v", x.Status, x.Findings)
+		}
+		r.ctr("images", "rm", "v2.3")
 		r.ctr("images", "rm", "--sync", digestName(r.set, imagetest.SensorName))
 		if x := r.status("IMG-07"); x.Status != StatusFail || !said(x, "the same digest is stored as "+imagetest.SensorName) {
 			t.Errorf("record by digest removed: %s: %+v", x.Status, x.Findings)
