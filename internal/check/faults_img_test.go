@@ -262,7 +262,7 @@ func IMGFaults() map[string]fault {
 		}},
 		"an image is stored by its tag alone": {check: "IMG-09", says: "a name that nothing asks for", status: StatusWarn, inject: func(s *site) { s.onlyHere("v1.2") }},
 		"FI-09: an archive with a tag for a name": {check: "IMG-10", says: "NOD-106", also: []string{"TAR-01", "TAR-16"}, inject: func(s *site) {
-			s.archive("/opt/nameless.tar", s.set.Select(imagetest.SensorName), imagetest.Form{Layout: imagetest.OCI})
+			s.archive("/opt/nameless.tar", s.set.Select(imagetest.WebName), imagetest.Form{Layout: imagetest.OCI})
 			s.rewrite("/opt/nameless.tar", func(b []byte) []byte {
 				return retyped(s.t, b, "io.containerd.image.name", "example.note") // what is left is the tag alone
 			})
