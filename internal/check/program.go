@@ -107,13 +107,13 @@ func (l *layerFiles) add(h *tar.Header, content io.Reader) error {
 		if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
 			return fmt.Errorf("read %s in the layer: %w", name, err)
 		}
-		l.files[name] = program(head[:n])
+		l.files[name] = readHead(head[:n])
 	}
 	return nil
 }
 
-// program looks at the first bytes of one.
-func program(head []byte) file {
+// readHead looks at the first bytes of one.
+func readHead(head []byte) file {
 	if rest, ok := bytes.CutPrefix(head, []byte("#!")); ok {
 		line, _, _ := bytes.Cut(rest, []byte("\n"))
 		if f := strings.Fields(string(line)); len(f) > 0 {

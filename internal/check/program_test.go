@@ -93,7 +93,7 @@ func TestBigEndianPrograms(t *testing.T) {
 	t.Parallel()
 	head := programOf(elf.EM_NONE)
 	head[elf.EI_DATA], head[19] = byte(elf.ELFDATA2MSB), byte(elf.EM_S390)
-	if f := program(head); !f.isELF || f.machine != elf.EM_S390 {
+	if f := readHead(head); !f.isELF || f.machine != elf.EM_S390 {
 		t.Errorf("%+v", f)
 	}
 }
