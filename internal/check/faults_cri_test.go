@@ -40,7 +40,7 @@ func (s *site) appendTOML(text string) {
 
 func runtimeFaults() map[string]fault {
 	all := storeFaults()
-	withoutCRI := []string{"CRI-10", "CRI-02", "CRI-04", "CRI-05", "TAR-11", "IMG-01", "IMG-07", "REG-16"}
+	withoutCRI := []string{"IMG-08", "IMG-09", "IMG-12", "IMG-15", "CRI-10", "CRI-02", "CRI-04", "CRI-05", "TAR-11", "IMG-01", "IMG-07", "REG-16"}
 	for name, f := range map[string]fault{
 		"FI-03: imported into the namespace default": {check: "CRI-01", says: "only in namespace default", also: []string{"CRI-10", "CRI-02"}, inject: func(s *site) {
 			other := hosttest.New(s.t).Containerd(s.env.Node.Runtime.Endpoint)
