@@ -225,6 +225,9 @@ func runAccounts(ctx context.Context, e *Env) []Finding {
 	case err != nil:
 		return []Finding{couldNotRun("accounts", err)}
 	}
+	if len(all) == 0 {
+		return []Finding{skip("accounts", "no account has a shell: nobody is meant to log in")}
+	}
 	out, open := []Finding(nil), 0
 	for _, a := range all {
 		f, ok := e.judgeAccount(a)
@@ -238,7 +241,7 @@ func runAccounts(ctx context.Context, e *Env) []Finding {
 	}
 	if open == 0 {
 		out = append(out, Finding{Status: StatusWarn, Subject: "accounts", Expected: "one that can log in until the mission's end", Observed: "none with a password or a key that lasts", Source: file,
-			Remedy: Remedy{Text: "give one a password: passwd ACCOUNT, and", Command: "chage -E -1 -M -1 root"}})
+			Remedy: Remedy{Text: "set one with passwd ACCOUNT, and", Command: "chage -E -1 -M -1 root"}})
 	}
 	if e.unitOn(ctx, "sssd.service") {
 		if v, at, ok := lastValue(configLines(e.Reader.FS(), "/etc/sssd/sssd.conf", "/etc/sssd/conf.d/*.conf"), "cache_credentials"); !ok || !strings.EqualFold(v, "true") {
