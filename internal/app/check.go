@@ -67,11 +67,19 @@ func (a *App) checkEnv(d Desired, o CheckOptions) check.Env {
 		m := check.Mirror{URL: e, CA: d.Site.Mirror.TLS.CA, ClientCert: d.Site.Registries.ClientCert, ClientKey: d.Site.Registries.ClientKey}
 		if own := d.Site.HasMirror(d.Self) && cachesHere(d.Site) && e == ownURL(d.Site, d.Self); own {
 			m.Admin = adminPath(d.Site)
-			env.Cache = filepath.Join("/", a.opts.Root, d.Site.Mirror.Cache)
+			env.Cache = filepath.Join(absolute(a.opts.Root), d.Site.Mirror.Cache)
 		}
 		env.Mirrors = append(env.Mirrors, m)
 	}
 	return env
+}
+
+// absolute is a root directory as it is seen from elsewhere too: --root may be relative.
+func absolute(root string) string {
+	if abs, err := filepath.Abs(root); root != "" && err == nil {
+		return abs
+	}
+	return "/"
 }
 
 func ownURL(s config.Site, self config.Node) string {

@@ -23,10 +23,15 @@ func Catalogue() []Check {
 		endpointChecks(),
 		fallbackChecks(),
 		mirrorChecks(),
+		mirrorServiceChecks(),
+		cacheChecks(),
+		storageChecks(),
+		secretsChecks(),
 		coldChecks(),
 		bootChecks(),
 		kubeletChecks(),
 		hostChecks(),
+		processChecks(),
 		{egressCheck()},
 	} {
 		all = append(all, group...)

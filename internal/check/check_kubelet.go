@@ -285,8 +285,8 @@ func runRemovedFlags(_ context.Context, e *Env) []Finding {
 			Remedy: Remedy{Text: "correct the file"}}}
 	}
 	args := e.Node.Kubelet.Args
-	if _, ok := kubelet.Minor(e.Node.Version); !ok {
-		return []Finding{unproven(subject, "its version is not known, so neither are the flags that it knows; set [distro] version")}
+	if _, ok := kubelet.Minor(e.Node.Version); !ok && len(kubelet.RemovedFlags(args, "v1.999.0")) > 0 {
+		return []Finding{unproven(subject, "it has a flag that later versions do not know, and its version is not known; set [distro] version")}
 	}
 	var out []Finding
 	for _, r := range kubelet.RemovedFlags(args, e.Node.Version) {
@@ -294,7 +294,7 @@ func runRemovedFlags(_ context.Context, e *Env) []Finding {
 			Observed: fmt.Sprintf("removed in %s; this is %s", r.Since, e.Node.Version), Remedy: Remedy{Text: "take it out of " + r.Source}})
 	}
 	if len(out) == 0 {
-		return []Finding{pass(subject, fmt.Sprintf("%s, none of them removed in %s", plural(len(args), "flag"), e.Node.Version), "kubelet's unit and configuration")}
+		return []Finding{pass(subject, fmt.Sprintf("%s, none of them removed up to %s", plural(len(args), "flag"), orWord(e.Node.Version, "now")), "kubelet's unit and configuration")}
 	}
 	return out
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/edgeprep/edgeprep/internal/host"
 	"github.com/edgeprep/edgeprep/internal/mirror"
@@ -52,6 +53,7 @@ type mirrorWalk struct {
 	endpoint Mirror
 	ref      string
 	result   mirror.WalkResult
+	took     time.Duration
 	err      error // the endpoint cannot be asked
 }
 
@@ -72,7 +74,9 @@ func (e *Env) walkMirror(ctx context.Context, m Mirror) []mirrorWalk {
 	var out []mirrorWalk
 	for _, r := range e.Required {
 		w := mirrorWalk{endpoint: m, ref: r.Name}
+		begin := time.Now()
 		w.result, w.err = c.Walk(ctx, r.Name, e.Platform, e.opts.Deep)
+		w.took = time.Since(begin)
 		out = append(out, w)
 		if w.err != nil {
 			break

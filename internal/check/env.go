@@ -18,6 +18,7 @@ import (
 	"github.com/edgeprep/edgeprep/internal/distro"
 	"github.com/edgeprep/edgeprep/internal/host"
 	"github.com/edgeprep/edgeprep/internal/kubelet"
+	"github.com/edgeprep/edgeprep/internal/mirror"
 	"github.com/edgeprep/edgeprep/internal/mirror/deploy"
 	"github.com/edgeprep/edgeprep/internal/preload"
 	"github.com/edgeprep/edgeprep/internal/registries"
@@ -89,7 +90,9 @@ type memo struct {
 	set       func() imageSet
 	// certificates are those of the distribution
 	certificates func() certificates
-	egress       Egress
+	// cache is what is in the files of this node's cache
+	cache  func() (mirror.VerifyReport, error)
+	egress Egress
 }
 
 // criAnswer is the CRI service's account of itself.
@@ -131,6 +134,7 @@ func (e Env) prepared(ctx context.Context, opts Options) (*Env, error) {
 	e.memo.kubelet = sync.OnceValues(func() (kubelet.Config, error) { return kubelet.Read(e.Reader.FS(), e.Node.Kubelet) })
 	e.memo.endpoints = sync.OnceValue(func() []probed { return e.probeEndpoints(ctx) })
 	e.memo.certificates = sync.OnceValue(e.readCertificates)
+	e.memo.cache = sync.OnceValues(func() (mirror.VerifyReport, error) { return e.readCache(ctx) })
 	e.memo.cold = sync.OnceValue(func() coldStart { return e.coldStart(ctx) })
 	e.memo.manifests = sync.OnceValue(e.manifests)
 	e.memo.set = sync.OnceValue(func() imageSet { return e.imageSet(ctx) })

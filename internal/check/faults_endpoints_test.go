@@ -19,7 +19,7 @@ const dial = "  dial_timeout = \"2s\"\n"
 // endpointFaults are those of the way to the mirrors.
 func endpointFaults() map[string]fault {
 	return map[string]fault{
-		"the mirror speaks https and http is configured": {check: "REG-11", says: "it speaks https", also: []string{"MIR-03", "MIR-04", "REG-16"}, inject: func(s *site) {
+		"the mirror speaks https and http is configured": {check: "REG-11", says: "it speaks https", also: []string{"MIR-18", "MIR-03", "MIR-04", "REG-16"}, inject: func(s *site) {
 			cert := newAuthority(s.t, "x").issue(time.Now().AddDate(1, 0, 0), "127.0.0.1")
 			s.front(&cert, nil)
 			s.env.Mirrors[0].URL = strings.Replace(s.env.Mirrors[0].URL, "https", "http", 1)
@@ -45,8 +45,7 @@ func endpointFaults() map[string]fault {
 			s.node.WriteFile(certsD+"/quay.io/hosts.toml", hosts(s.env.Mirrors[0].URL)+"  client = [[\""+caPath+"\", \"/etc/client.key\"]]\n")
 		}},
 		"FI-17: the wrong CA": {make: tlsSite, check: "REG-13", says: "unknown authority", inject: func(s *site) { s.trust(otherCAPath) }},
-		"FI-17: a certificate without the address of the node that takes over": {make: tlsSite, check: "REG-13", says: "10.0.0.12 (node-2)", status: StatusWarn,
-			inject: func(s *site) { s.twoNodes() }},
+		"FI-17: a certificate without the address of the node that takes over": {make: tlsSite, check: "REG-13", says: "10.0.0.12 (node-2)", status: StatusWarn, also: []string{"PRC-07"}, inject: func(s *site) { s.twoNodes() }},
 		"FI-17: a certificate that ends before the ship date": {make: tlsSite, check: "REG-13", says: "before power-on", also: []string{"K8S-02"}, inject: func(s *site) {
 			s.env.Site.Checklist.PowerOn = time.Now().AddDate(2, 0, 0).Format(time.DateOnly)
 		}},
@@ -95,7 +94,7 @@ func endpointFaults() map[string]fault {
 			})
 			s.configure()
 		}},
-		"the mirror refuses ns": {check: "REG-24", says: "it refuses the ns parameter", also: []string{"MIR-03", "REG-16"}, inject: func(s *site) {
+		"the mirror refuses ns": {check: "REG-24", says: "it refuses the ns parameter", also: []string{"MIR-18", "MIR-03", "REG-16"}, inject: func(s *site) {
 			s.front(nil, func(w http.ResponseWriter, r *http.Request) bool {
 				if r.URL.Query().Has("ns") {
 					w.WriteHeader(http.StatusBadRequest)
@@ -124,8 +123,8 @@ func fallbackFaults() map[string]fault {
 			})
 			s.behind("http://192.0.2.10:5000", dial)
 		}},
-		"one node says nothing of the others": {check: "REG-17", says: "compare this digest", status: StatusSkip, inject: func(s *site) { s.twoNodes() }},
-		"the pod network's image is not on the node": {check: "REG-20", says: "quay.io/absent/cni:1", also: []string{"COLD-02", "COLD-04"}, inject: func(s *site) {
+		"one node says nothing of the others": {check: "REG-17", says: "compare this digest", status: StatusSkip, also: []string{"PRC-07"}, inject: func(s *site) { s.twoNodes() }},
+		"the pod network's image is not on the node": {check: "REG-20", says: "quay.io/absent/cni:1", also: []string{"MIR-02", "MIR-15", "COLD-02", "COLD-04"}, inject: func(s *site) {
 			s.mirrorPod(imagetest.WebName)
 			s.env.Site.Mirror.Workload.Form = config.FormDeployment
 			s.env.Site.Mirror.Workload.Bootstrap = []string{"quay.io/absent/cni:1"}

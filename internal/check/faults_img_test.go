@@ -214,7 +214,7 @@ func IMGFaults() map[string]fault {
 		}},
 		"the helper pod of a storage driver has no image": {check: "IMG-03", says: "disk: ConfigMap storage/helper, container helper", also: []string{"IMG-05"},
 			inject: func(s *site) { s.pending(`name: helper, image: "`+imagetest.APIName, `name: helper, image: "`+absent) }},
-		"the mirror waits for a volume whose driver only it has": {check: "IMG-03", says: "whose own volume waits for this driver", also: []string{"COLD-02", "COLD-04", "CRI-10", "CRI-02"}, inject: func(s *site) {
+		"the mirror waits for a volume whose driver only it has": {check: "IMG-03", says: "whose own volume waits for this driver", also: []string{"MIR-15", "COLD-02", "COLD-04", "CRI-10", "CRI-02"}, inject: func(s *site) {
 			s.env.Site.Mirror.Mode, s.env.Site.Mirror.Workload.Form = string(config.ModeWorkload), config.FormDeployment
 			s.removeImage(imagetest.APIName)
 		}},

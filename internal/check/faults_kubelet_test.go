@@ -71,7 +71,10 @@ func kubeletFaults() map[string]fault {
 		"kubelet's configuration is not YAML": {check: "K8S-07", says: "not YAML", also: []string{"K8S-05", "K8S-06"},
 			inject: func(s *site) { s.kubeletSays("x: [\n") }},
 		"kubelet's version is not known": {check: "K8S-07", says: "version is not known", status: StatusUnproven,
-			inject: func(s *site) { s.env.Node.Version = "" }},
+			inject: func(s *site) {
+				s.env.Node.Version = ""
+				s.env.Node.Kubelet.Args = append(s.env.Node.Kubelet.Args, distro.Arg{Text: "container-runtime=remote", Source: "/etc/default/kubelet:1"})
+			}},
 	}
 }
 

@@ -46,7 +46,7 @@ func kernelFaults() map[string]fault {
 			inject: func(s *site) { s.node.WriteFile("/etc/selinux/config", "SELINUX=enforcing\nSELINUXTYPE=targeted\n") }},
 		"the state is in memory": {check: "HST-11", says: "a power-off empties it",
 			inject: func(s *site) { s.append("/proc/mounts", "tmpfs /var/lib/containerd tmpfs rw 0 0\n") }},
-		"the root is an overlay in memory": {check: "HST-11", says: "writes to a tmpfs", also: []string{"CRI-07"}, inject: func(s *site) {
+		"the root is an overlay in memory": {check: "HST-11", says: "writes to a tmpfs", also: []string{"MIR-15", "CRI-07"}, inject: func(s *site) {
 			s.append("/proc/mounts", "tmpfs /media/root-rw tmpfs rw 0 0\noverlay / overlay rw,lowerdir=/media/root-ro,upperdir=/media/root-rw/overlay,workdir=/media/root-rw/work 0 0\n")
 		}},
 		"a file system has recorded errors": {check: "HST-12", says: "3 errors recorded", inject: func(s *site) { s.node.WriteFile("/sys/fs/ext4/sda2/errors_count", "3\n") }},

@@ -8,7 +8,6 @@ import (
 
 	"github.com/edgeprep/edgeprep/internal/config"
 	"github.com/edgeprep/edgeprep/internal/host"
-	"github.com/edgeprep/edgeprep/internal/mirror/deploy"
 	"github.com/edgeprep/edgeprep/internal/preload/imagetest"
 )
 
@@ -34,6 +33,8 @@ func faults(t *testing.T) map[string]fault {
 		runtimeFaults,
 		firstFaults,
 		kubeletFaults,
+		mirrorFaults,
+		processFaults,
 		REGFaults, endpointFaults, fallbackFaults,
 		IMGFaults,
 		hostFaults,
@@ -79,7 +80,7 @@ func firstFaults() map[string]fault {
 			}},
 		"the node is of another platform": {check: "CRI-02", says: "no manifest for linux/riscv64",
 			also: []string{"TAR-01", "MIR-03", "IMG-01", "IMG-06", "IMG-08", "TAR-11"}, inject: func(s *site) { s.env.Platform = "linux/riscv64" }},
-		"nothing is required": {check: "CRI-10", says: "nothing to prove", status: StatusUnproven, also: []string{"CRI-02", "MIR-03", "MIR-04"},
+		"nothing is required": {check: "CRI-10", says: "nothing to prove", status: StatusUnproven, also: []string{"CRI-02", "MIR-03", "MIR-04", "MIR-09"},
 			inject: func(s *site) { s.env.Required = nil }},
 
 		"FI-04: an archive is cut short": {check: "TAR-01", says: "NOD-102",
@@ -90,7 +91,7 @@ func firstFaults() map[string]fault {
 			layer := s.set.Blob(s.layer(imagetest.APIName))
 			s.rewrite(archivePath, func(b []byte) []byte { b[bytes.Index(b, layer)+100] ^= 1; return b })
 		}},
-		"an archive is gone": {check: "TAR-01", says: "NOD-101", inject: func(s *site) { s.remove(archivePath) }},
+		"an archive is gone": {check: "TAR-01", says: "NOD-101", also: []string{"PRC-06"}, inject: func(s *site) { s.remove(archivePath) }},
 		"an archive is for another platform": {check: "TAR-01", says: "is not for linux/amd64", inject: func(s *site) {
 			arm, err := imagetest.Build(imagetest.ImageSpec{Names: []string{"docker.io/library/arm:1"}, Platforms: []string{"linux/arm64"},
 				Layers: []imagetest.LayerSpec{{Seed: "arm", Size: 100}}})
@@ -163,7 +164,7 @@ func firstFaults() map[string]fault {
 			}},
 
 		"the mirror does not run":  {check: "MIR-03", says: "refused", also: []string{"MIR-04", "REG-16"}, inject: func(s *site) { s.stop() }},
-		"the mirror lacks a layer": {check: "MIR-03", says: "not in the cache", inject: func(s *site) { s.removeBlob(s.layer(imagetest.APIName)) }},
+		"the mirror lacks a layer": {check: "MIR-03", says: "not in the cache", also: []string{"MIR-06"}, inject: func(s *site) { s.removeBlob(s.layer(imagetest.APIName)) }},
 		"the mirror lacks a reference": {check: "MIR-03", says: imagetest.WebAlias,
 			inject: func(s *site) {
 				if err := os.Remove(filepath.Join(s.cache, "refs/docker.io/library/edge-web/_tags/stable")); err != nil {
@@ -182,7 +183,7 @@ func firstFaults() map[string]fault {
 			s.node.UnitState().Add(host.Unit{Name: "systemd-networkd-wait-online.service", Enabled: "enabled"})
 		}},
 		"the mirror is not enabled": {check: "COLD-01", says: "it is not enabled", also: []string{"COLD-02"},
-			inject: func(s *site) { s.node.UnitState().Add(host.Unit{Name: deploy.UnitName, Active: "active"}) }},
+			inject: func(s *site) { s.remove(mirrorWanted) }},
 		"the distribution is masked": {check: "COLD-01", says: "it is masked", also: []string{"COLD-03"},
 			inject: func(s *site) { s.node.UnitState().Add(host.Unit{Name: "kubelet.service", Enabled: "masked"}) }},
 		"the distribution does not wait for the mirror": {check: "COLD-01", says: "no ordering with the mirror", status: StatusWarn,
@@ -206,13 +207,13 @@ func firstFaults() map[string]fault {
 		"a required image is on the node no more and the mirror is not enabled": {check: "COLD-04", says: "which only the mirror has", also: []string{"COLD-01", "COLD-02", "CRI-10", "CRI-02"},
 			inject: func(s *site) {
 				s.removeImage(imagetest.APIName)
-				s.node.UnitState().Add(host.Unit{Name: deploy.UnitName, Active: "active"})
+				s.remove(mirrorWanted)
 			}},
-		"FI-23: the mirror's own image is only in the mirror": {check: "COLD-02", says: "which only the mirror has: a circle", also: []string{"COLD-03", "COLD-04", "CRI-10", "CRI-02"}, inject: func(s *site) {
+		"FI-23: the mirror's own image is only in the mirror": {check: "COLD-02", says: "which only the mirror has: a circle", also: []string{"COLD-03", "COLD-04", "CRI-10", "CRI-02", "MIR-01", "MIR-02", "MIR-15"}, inject: func(s *site) {
 			s.mirrorPod(imagetest.WebName)
 			s.removeImage(imagetest.WebName)
 		}},
-		"the mirror's manifest is gone": {check: "COLD-02", says: "no manifest on this disk starts its image", inject: func(s *site) {
+		"the mirror's manifest is gone": {check: "COLD-02", says: "no manifest on this disk starts its image", also: []string{"MIR-15"}, inject: func(s *site) {
 			s.env.Site.Mirror.Mode, s.env.MirrorImage = string(config.ModeWorkload), imagetest.APIName
 		}},
 

@@ -153,6 +153,8 @@ func newSite(t *testing.T, tpl template, n distro.Node) *site {
 	s.serve()
 	healthyKubelet(s)
 	healthyHost(s)
+	healthyMirror(s)
+	healthyProcess(s)
 	return s
 }
 
