@@ -44,7 +44,7 @@ func newRoot(g *globals) *cobra.Command {
 			"registry mirror, points containerd at it, and proves that the node starts with the cable out.\n\n" +
 			"Exit codes: 0 done or nothing to do, 1 a step failed, 2 changes pending (plan --detailed-exitcode),\n" +
 			"3 a check failed, 4 warnings with --strict, 64 usage, 65 config invalid, 69 refused before touching\n" +
-			"anything, 70 bug, 75 another run holds the lock, 77 needs root, 130/143 interrupted.",
+			"anything, 70 bug, 75 another run holds the lock, 77 needs root, 129/130/143 interrupted.",
 		Example:           "  edgeprep                 # on a terminal: the staging TUI\n  edgeprep demo            # the whole job on a throw-away node\n  edgeprep detect          # what is this node\n  edgeprep plan            # what apply would do\n  edgeprep apply",
 		SilenceUsage:      true,
 		SilenceErrors:     true,
