@@ -69,6 +69,9 @@ func runCgroups(_ context.Context, e *Env) []Finding {
 	if _, err := e.Reader.FS().Lstat(file); err == nil {
 		return []Finding{pass(subject, "version 2", file)}
 	}
+	if e.inContainer() {
+		return []Finding{unproven(subject, "version 1, that of the container's host; check that")}
+	}
 	f := Finding{Status: StatusWarn, Subject: subject, Expected: "version 2", Observed: "version 1, which kubelet refuses since 1.35", Source: file,
 		Remedy: Remedy{Text: "remove systemd.unified_cgroup_hierarchy=0 from the boot parameters, or set failCgroupV1: false for kubelet"}}
 	minor, known := kubelet.Minor(e.Node.Version)
@@ -312,6 +315,9 @@ func inMemory(kind string) bool {
 func runLasting(_ context.Context, e *Env) []Finding {
 	if fs := e.notLive("mounts", "its mounts are those"); fs != nil {
 		return fs
+	}
+	if e.inContainer() { // overlays name their directories as the host sees them
+		return []Finding{unproven("mounts", "a container has file systems of its host; check there that they are on a disk")}
 	}
 	if _, ok := mountOf(e.Reader.FS(), "/"); !ok {
 		return []Finding{unproven("mounts", "/proc/mounts cannot be read")}

@@ -310,6 +310,9 @@ func (e *Env) fileSystem(dir string) Finding {
 		return skip(dir, "the kernel's mounts cannot be read")
 	}
 	f.Source = "/proc/mounts"
+	if m.kind == "overlay" && e.inContainer() {
+		return unproven(dir, "on an overlay of the container's host; check there that it is on a disk")
+	}
 	switch m.kind {
 	case "tmpfs", "ramfs", "overlay", "squashfs", "rootfs":
 		f.Observed = m.kind + " at " + m.point + ": it is gone at the next start"

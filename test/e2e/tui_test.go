@@ -39,7 +39,10 @@ func (x *terminal) tmux(args ...string) string {
 	return string(out)
 }
 
-func (x *terminal) screen() string { x.t.Helper(); return x.tmux("capture-pane", "-p", "-t", "edgeprep") }
+func (x *terminal) screen() string {
+	x.t.Helper()
+	return x.tmux("capture-pane", "-p", "-t", "edgeprep")
+}
 
 // keys presses keys by the names that tmux gives them.
 func (x *terminal) keys(names ...string) {
@@ -47,7 +50,10 @@ func (x *terminal) keys(names ...string) {
 	x.tmux(append([]string{"send-keys", "-t", "edgeprep"}, names...)...)
 }
 
-func (x *terminal) typed(text string) { x.t.Helper(); x.tmux("send-keys", "-t", "edgeprep", "-l", text) }
+func (x *terminal) typed(text string) {
+	x.t.Helper()
+	x.tmux("send-keys", "-t", "edgeprep", "-l", text)
+}
 
 // until waits for a text on the screen.
 func (x *terminal) until(within time.Duration, text string) string {

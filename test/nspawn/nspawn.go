@@ -135,7 +135,8 @@ func from(t testing.TB, name, base string) *Node {
 	n := &Node{Root: filepath.Join(dir, "root"), name: name}
 	mount(t, "overlay", n.Root, "overlay", fmt.Sprintf("lowerdir=%s,upperdir=%s/upper,workdir=%s/work", base, dir, dir))
 	n.Write(t, "/etc/hostname", name+"\n")
-	n.Write(t, "/etc/hosts", "127.0.0.1 localhost "+name+"\n") // containerd copies it into every pod
+	n.Write(t, "/etc/hosts", "127.0.0.1 localhost "+name+"\n")                                // containerd copies it into every pod
+	n.Write(t, "/etc/resolv.conf", "nameserver 203.0.113.53\noptions timeout:1 attempts:1\n") // as HST-07 wants it where nobody answers
 	id := sha256.Sum256([]byte(name))
 	n.Write(t, "/etc/machine-id", hex.EncodeToString(id[:16])+"\n")
 	return n
