@@ -44,6 +44,9 @@ func TestFaults(t *testing.T) {
 	for name, f := range faults(t) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			if testing.Short() && len(name)%4 != 0 {
+				t.Skip("a quarter of them with -short, which the race detector runs")
+			}
 			make := f.make
 			if make == nil {
 				make = kubeadmSite
