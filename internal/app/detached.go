@@ -167,13 +167,13 @@ func (a *App) detachedCommand(args []string) (detach.Command, error) {
 		Env: handedDown(os.Environ()), Log: filepath.Join(dir, "detached.log")}, nil
 }
 
-// handedDown are the variables that mean something to apply. The rest of a person's shell is nobody's business.
+// handedDown are the variables that mean something to apply. The rest of a person's shell is nobody's business: who
+// may ask systemd sees the environment of a unit, and a proxy's address may hold a password.
 func handedDown(environ []string) []string {
 	var out []string
 	for _, kv := range environ {
 		name, _, _ := strings.Cut(kv, "=")
-		if slices.Contains([]string{"PATH", "HOME", "TMPDIR", "LANG", "SSL_CERT_FILE", "SSL_CERT_DIR"}, name) ||
-			strings.HasSuffix(strings.ToLower(name), "_proxy") || strings.HasPrefix(name, "EDGEPREP_") {
+		if slices.Contains([]string{"PATH", "HOME", "TMPDIR", "LANG", "SSL_CERT_FILE", "SSL_CERT_DIR"}, name) {
 			out = append(out, kv)
 		}
 	}

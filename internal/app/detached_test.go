@@ -159,3 +159,12 @@ func TestAttachReadsWholeLines(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// systemctl show tells everybody the environment of a unit.
+func TestNoSecretIsHandedToTheUnit(t *testing.T) {
+	t.Parallel()
+	got := handedDown([]string{"PATH=/bin", "HTTPS_PROXY=http://u:secret@proxy:3128", "https_proxy=http://u:secret@proxy", "EDGEPREP_TOKEN=secret", "AWS_SECRET_ACCESS_KEY=secret", "HOME=/root"})
+	if len(got) != 2 || got[0] != "PATH=/bin" || got[1] != "HOME=/root" {
+		t.Errorf("%q", got)
+	}
+}
