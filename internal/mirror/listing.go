@@ -101,6 +101,9 @@ func (h *handler) referrers(w http.ResponseWriter, r *http.Request, t target) {
 // listReferrers merges what the cache and the upstream know. That nothing is known is an answer, too: a client
 // that checks for signatures must not take it for a registry without referrers.
 func (h *handler) listReferrers(ctx context.Context, n Name, subject digest.Digest) []ocispec.Descriptor {
+	if h.pull != nil {
+		h.pull.settled(ctx, n)
+	}
 	lists := [][]ocispec.Descriptor{h.store.referrers(n, subject), h.store.tagged(n, subject)}
 	if h.pull != nil {
 		if up, err := h.pull.referrers(ctx, n, subject); err == nil {

@@ -87,6 +87,7 @@ type listed struct {
 // upstream's list is waited for only shortly and does without. A page after the first goes on in the list that
 // the first was cut from, if it is not too old.
 func (p *puller) tags(ctx context.Context, n Name, later bool) ([]string, error) {
+	p.settled(ctx, n)
 	cached, err := p.store.tags(n)
 	has := err == nil
 	if l, ok := p.listed.get(n.String()); ok && later && time.Since(l.at) < freshFor {

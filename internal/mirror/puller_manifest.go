@@ -19,6 +19,7 @@ const freshFor = time.Minute
 
 // manifestCall is one look for a manifest at an upstream, for however many clients.
 type manifestCall struct {
+	name     Name
 	upstream patience // with its upstream
 	done     chan struct{}
 	rec      record
@@ -96,7 +97,7 @@ func (p *puller) ask(u *upstream, ref Reference, known record) *manifestCall {
 		c.upstream.nudge(p.lim.nudge)
 		return c
 	}
-	c := &manifestCall{done: make(chan struct{}), kept: make(chan struct{})}
+	c := &manifestCall{name: ref.Name, done: make(chan struct{}), kept: make(chan struct{})}
 	p.calls[key] = c
 	p.background(func(ctx context.Context) {
 		c.rec, c.data, c.from, c.err = p.look(ctx, u, ref, known, &c.upstream)
@@ -150,6 +151,35 @@ func (p *puller) kept(ctx context.Context, ref Reference) {
 	case <-c.kept:
 	case <-ctx.Done():
 	}
+}
+
+// settled waits until the manifests of a repository that clients were given are in the cache, or will not be: a
+// list must not lack what the same client has pulled.
+func (p *puller) settled(ctx context.Context, n Name) {
+	for _, c := range p.given(n) {
+		select {
+		case <-c.kept:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// given are the calls that clients have the outcome of, and that are still being kept.
+func (p *puller) given(n Name) []*manifestCall {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var out []*manifestCall
+	for _, c := range p.calls {
+		select {
+		case <-c.done:
+			if c.name == n {
+				out = append(out, c)
+			}
+		default:
+		}
+	}
+	return out
 }
 
 // levelOf keeps the log of a node without a network quiet: what the cache has is served, and that the upstream is

@@ -6,8 +6,10 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // A disk that takes long is nobody's wait: clients have manifest and blob while both are still being written, no
@@ -59,5 +61,47 @@ func TestAnswersDoNotWaitForTheDisk(t *testing.T) {
 	}
 	if _, err := os.Stat(file(s, layer)); err != nil {
 		t.Error(err)
+	}
+}
+
+// A list does not lack what the same client has just pulled: where the manifest is still being written, the list
+// waits for that, and for nothing that is still being asked for.
+func TestListsWaitForWhatWasGiven(t *testing.T) {
+	t.Parallel()
+	subject := digest.FromString("subject")
+	sbom := artifact(t, subject, "a/sbom")
+	const repo = "/v2/library/edge-web"
+	up := lister(t, map[string]http.HandlerFunc{repo + "/manifests/v1": func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", ocispec.MediaTypeImageManifest)
+		w.Write(sbom)
+	}, repo + "/manifests/never": func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }})
+	for name, list := range map[string]func(testing.TB, string) string{
+		"referrers": func(t testing.TB, url string) string {
+			return referrersAt(t, url+repo+"/referrers/"+subject.String()+"?ns=docker.io")
+		},
+		"tags": func(t testing.TB, url string) string {
+			tags, _ := tagsOf(t, url+repo+"/tags/list?ns=docker.io")
+			return tags
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := open(t, tempDir(t))
+			hold := make(chan struct{})
+			s.hook = func(step string) {
+				if strings.HasPrefix(step, "rename ") {
+					<-hold
+				}
+			}
+			_, srv := pullerOf(t, s, up.URL, testLimits(), nil)
+			go http.Get(srv.URL + repo + "/manifests/never?ns=docker.io")
+			if a := get(t, srv.URL+repo+"/manifests/v1?ns=docker.io"); a.StatusCode != http.StatusOK {
+				t.Fatal(a.Status)
+			}
+			time.AfterFunc(50*time.Millisecond, func() { close(hold) })
+			if got, want := list(t, srv.URL), map[string]string{"referrers": "a/sbom", "tags": "v1"}[name]; got != want {
+				t.Errorf("%q", got)
+			}
+		})
 	}
 }
