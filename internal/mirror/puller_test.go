@@ -27,7 +27,7 @@ func TestPullThrough(t *testing.T) {
 	set := standard(t)
 	o := newOrigin(t, set)
 	s := open(t, tempDir(t))
-	_, srv := pullerOf(t, s, o.URL, testLimits(), func(u *Upstream) { u.Rate = 1 << 30 })
+	p, srv := pullerOf(t, s, o.URL, testLimits(), func(u *Upstream) { u.Rate = 1 << 30 })
 	pullAll(t, srv.URL, set)
 	first := o.count("GET")
 	if b := o.count("GET blob"); b == 0 || first == 0 {
@@ -43,6 +43,7 @@ func TestPullThrough(t *testing.T) {
 		}
 	}
 	o.Close()
+	settled(t, p)
 	cold := open(t, s.Dir())
 	offline, _ := serveStore(t, cold)
 	pullAll(t, offline.URL, set)

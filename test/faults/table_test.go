@@ -282,17 +282,19 @@ func (r row) run(t *testing.T, set *imagetest.Set, layer string) string {
 	return during
 }
 
-// kept waits until the image's blobs have their names.
+// kept waits until the image's tag, which is written last of its manifest, and its blobs have their names.
 func (b *bench) kept(t *testing.T) {
 	t.Helper()
-	p := b.set.Images[0].Platforms[0]
-	for _, d := range []string{p.Config, p.Layers[0]} {
+	img := b.set.Images[0]
+	repository, tag, _ := strings.Cut(img.Names[0], ":")
+	p := img.Platforms[0]
+	for _, file := range []string{filepath.Join(b.Cache, "refs", repository, "_tags", tag), blobFile(b.Cache, p.Config), blobFile(b.Cache, p.Layers[0])} {
 		for end := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
-			if _, err := os.Stat(blobFile(b.Cache, d)); err == nil {
+			if _, err := os.Stat(file); err == nil {
 				break
 			}
 			if time.Now().After(end) {
-				t.Fatalf("%s is not kept", d)
+				t.Fatalf("%s is not kept", file)
 			}
 		}
 	}
