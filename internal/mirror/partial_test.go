@@ -154,7 +154,7 @@ func TestTwoWritersOfOneBlob(t *testing.T) {
 		t.Fatal(other.size)
 	}
 	o := newOrigin(t, set)
-	_, srv := pullerOf(t, s, o.URL, testLimits(), nil)
+	p, srv := pullerOf(t, s, o.URL, testLimits(), nil)
 	if a := get(t, srv.URL+"/v2/big/blobs/"+layer+atBig); !bytes.Equal(a.body, body) {
 		t.Error(a.Status, a.err)
 	}
@@ -162,8 +162,9 @@ func TestTwoWritersOfOneBlob(t *testing.T) {
 		t.Errorf("%d bytes, %v, %v", len(b), err, o.ranges)
 	}
 	other.close()
+	settled(t, p)
 	must(t, w.sweep()) // the blob is there: nobody needs it
-	eventually(t, func() bool { left, _ := filepath.Glob(s.path(dirTmp) + "/*"); return len(left) == 0 })
+	noTemp(t, s)
 }
 
 // A program that is being started has copies of all descriptors until its exec: what was closed is free anyway.

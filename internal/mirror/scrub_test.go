@@ -105,6 +105,7 @@ func TestScrubHeals(t *testing.T) {
 	if h := srv.health(); h.Scrub == nil || h.Scrub.Bad != 1 || h.Status != statusDegraded {
 		t.Errorf("%+v", h)
 	}
+	settled(t, srv.pull)
 	if bad, err := srv.store.rehash(t.Context(), digest.Digest(layer)); bad || err != nil || !srv.store.hasBlob(digest.Digest(layer), int64(len(set.Blob(layer)))) {
 		t.Errorf("it is not healed: %v", err)
 	}

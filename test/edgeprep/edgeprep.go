@@ -46,6 +46,9 @@ func build() (string, error) {
 	if err != nil {
 		return "", err
 	}
+	if err := look(root); err != nil {
+		return "", err
+	}
 	dir, err := os.MkdirTemp("", "edgeprep-program-")
 	if err != nil {
 		return "", err
@@ -57,6 +60,18 @@ func build() (string, error) {
 		return "", fmt.Errorf("build edgeprep: %w\n%s", err, msg)
 	}
 	return out, nil
+}
+
+// look reads the directories that the program is made of. go test takes a result out of its cache unless a file
+// that the test looked at has changed, and what go build reads here it does not see.
+func look(root string) error {
+	for _, dir := range []string{"cmd", "internal", "distros"} {
+		err := filepath.WalkDir(filepath.Join(root, dir), func(_ string, _ os.DirEntry, err error) error { return err })
+		if err != nil {
+			return fmt.Errorf("look at the sources: %w", err)
+		}
+	}
+	return nil
 }
 
 // Main runs a package's tests and removes the program afterwards: call it from TestMain.
