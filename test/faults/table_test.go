@@ -258,6 +258,9 @@ func (r row) run(t *testing.T, set *imagetest.Set, layer string) string {
 			}
 		}
 	}
+	if r.all {
+		b.kept(t)
+	}
 	end := r.begin(t, b)
 	during := pull(t.Context(), b.URL, set, 0)
 	if during != r.during {
