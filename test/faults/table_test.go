@@ -1,6 +1,7 @@
 package faults
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"net/http"
@@ -285,15 +286,18 @@ func (r row) run(t *testing.T, set *imagetest.Set, layer string) string {
 	return during
 }
 
-// kept waits until the image's tag, which is written last of its manifest, and its blobs have their names.
+// kept waits until the image's tag, which is written last of its manifest, is there, and what its blobs should be.
 func (b *bench) kept(t *testing.T) {
 	t.Helper()
 	img := b.set.Images[0]
 	repository, tag, _ := strings.Cut(img.Names[0], ":")
-	p := img.Platforms[0]
-	for _, file := range []string{filepath.Join(b.Cache, "refs", repository, "_tags", tag), blobFile(b.Cache, p.Config), blobFile(b.Cache, p.Layers[0])} {
+	want := map[string][]byte{filepath.Join(b.Cache, "refs", repository, "_tags", tag): nil}
+	for _, d := range []string{img.Platforms[0].Config, img.Platforms[0].Layers[0]} {
+		want[blobFile(b.Cache, d)] = b.set.Blob(d)
+	}
+	for file, content := range want {
 		for end := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
-			if _, err := os.Stat(file); err == nil {
+			if got, err := os.ReadFile(file); err == nil && (content == nil || bytes.Equal(got, content)) {
 				break
 			}
 			if time.Now().After(end) {
