@@ -191,9 +191,9 @@ func (n *Node) PowerOn(t testing.TB) {
 	}
 	// containerd's own root must not lie on an overlay: overlayfs cannot stack its upper directory there.
 	bind := "--bind=" + filepath.Join(filepath.Dir(n.Root), "containerd") + ":/var/lib/containerd"
-	n.boots++ // the veth pair of a boot that was cut off is named after it and goes some time later
+	n.boots++ // the veth pair of a boot that was cut off is named after it and goes some time later; of a test that was killed, never
 	n.cmd = exec.Command("systemd-nspawn", "-b", "-D", n.Root, "--register=no", "--keep-unit", "--network-veth", bind,
-		"--capability=all", "--system-call-filter=@keyring bpf", fmt.Sprintf("--machine=edgeprep-%s-%d", n.name, n.boots))
+		"--capability=all", "--system-call-filter=@keyring bpf", fmt.Sprintf("--machine=edgeprep-%s-%d-%d", n.name, n.boots, os.Getpid()))
 	n.cmd.Args = append(n.cmd.Args, n.binds...)
 	n.cmd.Stdout, n.cmd.Stderr = n.log, n.log
 	n.cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true, Pdeathsig: unix.SIGKILL}

@@ -80,14 +80,18 @@ func boot(t *testing.T, root string) int {
 		cancel()
 		t.Fatal(err)
 	}
+	var leader int
 	t.Cleanup(func() {
+		if leader != 0 { // it outlives its systemd-nspawn
+			_ = unix.Kill(leader, unix.SIGKILL)
+		}
 		cancel()
 		_ = cmd.Wait()
 	})
 	for ctx.Err() == nil {
 		children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", cmd.Process.Pid, cmd.Process.Pid))
 		for _, c := range strings.Fields(string(children)) {
-			if leader, _ := strconv.Atoi(c); booted(ctx, leader) {
+			if leader, _ = strconv.Atoi(c); booted(ctx, leader) {
 				return leader
 			}
 		}
