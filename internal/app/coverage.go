@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/edgeprep/edgeprep/internal/config"
 	"github.com/edgeprep/edgeprep/internal/diag"
 	"github.com/edgeprep/edgeprep/internal/host"
 	"github.com/edgeprep/edgeprep/internal/preload"
@@ -20,6 +21,8 @@ type Coverage struct {
 	Required string   // the list's file; empty: there is none
 	Refs     []string // of the list, normalised
 	NoList   error    // why the list cannot be read
+	Cached   []string // of Refs, what the mirror's cache on this node has whole for Platform
+	Pull     Pull     // how what is missing may be brought into that cache
 	Disk     host.Space
 	DiskAt   string
 	Read     []preload.Archive // to be known the next time
@@ -45,12 +48,8 @@ func (a *App) Coverage(ctx context.Context, known []preload.Archive) (Coverage, 
 	if err != nil {
 		return Coverage{}, err
 	}
-	c := Coverage{Platform: site.Images.Platform, Required: site.Images.Required, DiskAt: "/var"}
-	if n, err := a.detect(ctx, site.Distro); err == nil {
-		c.Platform, c.DiskAt = firstOf(c.Platform, n.Platform), firstOf(n.DataDir, c.DiskAt)
-	} else if f, err := a.reader.Facts(ctx); err == nil {
-		c.Platform = firstOf(c.Platform, f.OS+"/"+f.Arch)
-	}
+	c := Coverage{Required: site.Images.Required}
+	c.Platform, c.DiskAt = a.aim(ctx, site)
 	if c.Disk, err = a.reader.FS().Space(c.DiskAt); err != nil {
 		return c, fmt.Errorf("measure the room at %s: %w", c.DiskAt, err)
 	}
@@ -61,6 +60,7 @@ func (a *App) Coverage(ctx context.Context, known []preload.Archive) (Coverage, 
 			c.Refs = append(c.Refs, r.Name)
 		}
 	}
+	c.inCache(ctx, a.pull(ctx, site, c.Platform))
 	chosen, err := a.candidates(&c, site.Images.Archives)
 	if err != nil {
 		return c, err
@@ -78,6 +78,33 @@ func (a *App) Coverage(ctx context.Context, known []preload.Archive) (Coverage, 
 		}
 	}
 	return c, nil
+}
+
+// aim is the platform that images are for, and the directory on whose file system they will be.
+func (a *App) aim(ctx context.Context, site config.Site) (platform, dataDir string) {
+	platform, dataDir = site.Images.Platform, "/var"
+	if n, err := a.detect(ctx, site.Distro); err == nil {
+		return firstOf(platform, n.Platform), firstOf(n.DataDir, dataDir)
+	}
+	if f, err := a.reader.Facts(ctx); err == nil {
+		platform = firstOf(platform, f.OS+"/"+f.Arch)
+	}
+	return platform, dataDir
+}
+
+// inCache notes which of the references the cache has.
+func (c *Coverage) inCache(ctx context.Context, p Pull) {
+	c.Pull = p
+	if p.Cache == "" {
+		return
+	}
+	has, done := cached(ctx, p.Cache, c.Platform)
+	defer done()
+	for _, r := range c.Refs {
+		if has(r) {
+			c.Cached = append(c.Cached, r)
+		}
+	}
 }
 
 // candidates fills Archives and Patterns, and gives the paths that the patterns name.

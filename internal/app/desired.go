@@ -122,6 +122,9 @@ func (a *App) resources(ctx context.Context, d *Desired, how reading) error {
 	var self own
 	if mirrored && cachesHere(d.Site) {
 		o.MirrorCache, o.MirrorOwner, o.MirrorAfter = d.Site.Mirror.Cache, cacheOwner(d.Site), deploy.CacheOwner(d.Site.Mirror.Cache)
+		var done func()
+		o.Cached, done = a.inCache(ctx, d)
+		defer done()
 	}
 	if runsHere(d.Site, d.Self) {
 		var err error

@@ -131,14 +131,7 @@ func (a *App) configPath() (string, error) {
 	if a.opts.Config != "" || os.Getenv("EDGEPREP_CONFIG") != "" {
 		return filepath.Abs(a.ConfigName())
 	}
-	name, below := a.ConfigName(), ""
-	for { // the directories above it may be missing still
-		at, err := a.host.RealPath(name)
-		if !errors.Is(err, fs.ErrNotExist) || name == "/" {
-			return filepath.Join(at, below), err
-		}
-		below, name = filepath.Join(filepath.Base(name), below), filepath.Dir(name)
-	}
+	return a.pathHere(a.ConfigName())
 }
 
 // Review is a plan, and what waits for what at power-on.

@@ -36,6 +36,9 @@ type Options struct {
 	MirrorOwner string   // account that the cache's files belong to
 	MirrorAfter []string // ids that must be done before the cache is written
 
+	// Cached tells whether that cache has a reference whole already, whoever brought it in; nil: nothing.
+	Cached func(Ref) bool
+
 	// Own are archives of edgeprep's own, that containerd needs whatever Preload says, and the mirror does not.
 	Own      []Archive
 	OwnAfter []string // ids that must be done before they are read
@@ -277,7 +280,8 @@ func (p *planner) conflict(a, b holder) {
 		"which one the node gets would depend on the order of import", "take one of the archives out of [images] archives"))
 }
 
-// checkRequired wants every required reference in an archive, in a form that containerd finds it by.
+// checkRequired wants every required reference in an archive, in a form that containerd finds it by, or in the
+// mirror's cache.
 func (p *planner) checkRequired(archives []Archive, required []Ref) {
 	have, byDigest := map[string]bool{}, map[string]bool{}
 	for _, a := range archives {
@@ -288,10 +292,12 @@ func (p *planner) checkRequired(archives []Archive, required []Ref) {
 			}
 		}
 	}
-	var missing []string
+	var missing, cached []string
 	for _, r := range required {
 		switch {
 		case have[r.Name]:
+		case !byDigest[r.Name] && p.opts.Cached != nil && p.opts.Cached(r):
+			cached = append(cached, r.Name)
 		case !byDigest[r.Name]:
 			missing = append(missing, r.Name)
 		case p.opts.Preload && p.node.Preload.Method == methodDirectory:
@@ -299,6 +305,11 @@ func (p *planner) checkRequired(archives []Archive, required []Ref) {
 			p.note("", r.Name+" is in an archive by its tag only: releases of "+p.node.Name+
 				" before December 2025 do not find it by digest", "save it with a name by digest too")
 		}
+	}
+	if len(cached) > 0 {
+		p.result.Pending = append(p.result.Pending, Note{
+			Text: fmt.Sprintf("%d required images are in no archive but in the mirror's cache; containerd pulls them from there: %s", len(cached), strings.Join(cached, ", ")),
+			Fix:  "nothing loads them before they are asked for"})
 	}
 	p.missing(missing)
 	p.sandbox(have, len(archives) > 0)
@@ -309,7 +320,7 @@ func (p *planner) missing(names []string) {
 		return
 	}
 	what := fmt.Sprintf("%d required images are in no archive: %s", len(names), strings.Join(names, ", "))
-	const fix = "add an archive that has them to [images] archives, or take them off the list"
+	const fix = "add an archive that has them to [images] archives, pull them into the cache of this node's mirror while there is a network (edgeprep mirror fill), or take them off the list"
 	if p.opts.AllowMissing {
 		p.note("", what, fix)
 		return

@@ -369,8 +369,16 @@ func TestDesiredRequired(t *testing.T) {
 	if id(err) != "NOD-114" || !strings.Contains(err.Error(), "a.example/a:2") || !strings.Contains(err.Error(), "b.example/a@") {
 		t.Errorf("%v", err)
 	}
-	o.AllowMissing = true
-	r, err := preload.Desired(k3s(), as, want, o)
+	o.Cached = func(r preload.Ref) bool { return r.Name == "a.example/a:2" }
+	if _, err = preload.Desired(k3s(), as, want, o); id(err) != "NOD-114" || strings.Contains(err.Error(), "a.example/a:2") {
+		t.Errorf("%v", err)
+	}
+	r, err := preload.Desired(k3s(), as, want[:2], o)
+	if err != nil || len(r.Pending) == 0 || !strings.Contains(r.Pending[0].Text, "in the mirror's cache") || !strings.Contains(r.Pending[0].Text, "a.example/a:2") {
+		t.Errorf("%+v %v", r.Pending, err)
+	}
+	o.AllowMissing, o.Cached = true, nil
+	r, err = preload.Desired(k3s(), as, want, o)
 	if err != nil || len(r.Notes) == 0 || !strings.Contains(r.Notes[0].Text, "a.example/a:2") {
 		t.Errorf("%+v %v", r.Notes, err)
 	}
