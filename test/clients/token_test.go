@@ -178,11 +178,11 @@ func TestUpstreamWithTokens(t *testing.T) {
 		}
 	}
 	good.Restart() // it knows no token any more
-	server.expire(2*time.Second - leeway)
+	server.expire(4*time.Second - leeway)
 	if got := status(good, "team/kinds/manifests/zstd"); got != 200 {
 		t.Errorf("with a short token: %d", got)
 	}
-	time.Sleep(3 * time.Second) // a token is past its end when the clock says so
+	time.Sleep(4500 * time.Millisecond) // a token is past its end when the clock says so
 	server.expire(5 * time.Minute)
 	if got, said := status(good, "team/kinds/blobs/"+kinds[5].Blobs[0].String()), server.forget(); got != 200 || strings.Count(said, "repository:team/kinds:pull") != 2 {
 		t.Errorf("the token's end: %d, %q", got, said)
