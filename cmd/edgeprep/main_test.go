@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -15,6 +16,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/spf13/cobra"
 
+	"github.com/edgeprep/edgeprep/internal/mirror"
 	"github.com/edgeprep/edgeprep/internal/preload/imagetest"
 )
 
@@ -63,7 +65,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": exits, "locked": locked, "same": same, "flip": flip, "cut": cut, "mklink": link, "subst": subst,
-			"validates": validates,
+			"validates": validates, "served": served,
 		},
 	})
 }
@@ -123,6 +125,20 @@ func same(ts *testscript.TestScript, neg bool, args []string) {
 		return
 	}
 	ts.Check(os.WriteFile(file, out, 0o644))
+}
+
+// served CACHE VAR: a mirror of this process serves it until the script ends; its URL is in the variable.
+func served(ts *testscript.TestScript, _ bool, args []string) {
+	s, err := mirror.Listen(context.Background(), mirror.Config{Cache: ts.MkAbs(args[0]), Listen: "127.0.0.1:0"})
+	ts.Check(err)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(ctx) }()
+	ts.Defer(func() {
+		cancel()
+		ts.Check(<-done)
+	})
+	ts.Setenv(args[1], s.URL())
 }
 
 // flip FILE OFFSET: flips a bit there; an offset below 0 counts from the end.

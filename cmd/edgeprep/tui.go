@@ -16,6 +16,7 @@ import (
 	"github.com/edgeprep/edgeprep/internal/app"
 	"github.com/edgeprep/edgeprep/internal/apply"
 	"github.com/edgeprep/edgeprep/internal/check"
+	"github.com/edgeprep/edgeprep/internal/mirror"
 	"github.com/edgeprep/edgeprep/internal/plan"
 	"github.com/edgeprep/edgeprep/internal/preload"
 	"github.com/edgeprep/edgeprep/internal/progress"
@@ -192,6 +193,12 @@ func (p *program) Images(ctx context.Context, d app.Draft, events progress.Sink)
 	err = p.on(p.named(d.Name), d.Text, events, func(a *app.App) error { c, err = a.Coverage(ctx, p.read); return err })
 	p.read = append(p.read, c.Read...)
 	return c, err
+}
+
+// Pull implements tui.Program.
+func (p *program) Pull(ctx context.Context, d app.Draft, refs []string, events progress.Sink) (r mirror.FillReport, err error) {
+	err = p.on(p.named(d.Name), d.Text, events, func(a *app.App) error { r, err = a.PullMissing(ctx, refs); return err })
+	return r, err
 }
 
 // Review implements tui.Program.

@@ -22,6 +22,7 @@ import (
 type Pull struct {
 	Cache string   // the cache, as a path of this machine; empty: this node has none
 	Args  []string // of edgeprep: the command that does the same, but for the references
+	List  string   // the required list, as a path of this machine
 	No    error    // why it cannot be done here; nil: it can
 }
 
@@ -55,6 +56,12 @@ func (a *App) pull(ctx context.Context, site config.Site, platform string) Pull 
 	if err != nil {
 		p.No = err
 		return p
+	}
+	if site.Images.Required != "" {
+		if p.List, err = a.pathHere(site.Images.Required); err != nil {
+			p.No = err
+			return p
+		}
 	}
 	p.Args = []string{"mirror", "fill", "-c", file, "--cache", cache, "--platform", platform}
 	if p.No = mayWrite(cache); site.Mirror.Upstream == config.UpstreamNever {

@@ -71,7 +71,7 @@ func TestPullMissing(t *testing.T) {
 	}
 	p, err := a.Plan(t.Context(), ApplyOptions{})
 	if err != nil || !slices.ContainsFunc(p.Pending, func(n plan.Pending) bool {
-		return strings.Contains(n.What, imagetest.WebName) && strings.Contains(n.What, "in the mirror's cache")
+		return strings.Contains(n.What, imagetest.WebName) && strings.Contains(n.Why, "the mirror's cache has it")
 	}) {
 		t.Errorf("plan: %+v %v", p.Pending, err)
 	}

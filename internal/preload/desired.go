@@ -306,10 +306,9 @@ func (p *planner) checkRequired(archives []Archive, required []Ref) {
 				" before December 2025 do not find it by digest", "save it with a name by digest too")
 		}
 	}
-	if len(cached) > 0 {
-		p.result.Pending = append(p.result.Pending, Note{
-			Text: fmt.Sprintf("%d required images are in no archive but in the mirror's cache; containerd pulls them from there: %s", len(cached), strings.Join(cached, ", ")),
-			Fix:  "nothing loads them before they are asked for"})
+	if len(cached) > 0 && p.opts.Preload {
+		p.result.Pending = append(p.result.Pending, Note{Text: "load into containerd what is required and in no archive: " + strings.Join(cached, ", "),
+			Fix: "the mirror's cache has it, and containerd pulls it from there"})
 	}
 	p.missing(missing)
 	p.sandbox(have, len(archives) > 0)

@@ -374,7 +374,7 @@ func TestDesiredRequired(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	r, err := preload.Desired(k3s(), as, want[:2], o)
-	if err != nil || len(r.Pending) == 0 || !strings.Contains(r.Pending[0].Text, "in the mirror's cache") || !strings.Contains(r.Pending[0].Text, "a.example/a:2") {
+	if err != nil || len(r.Pending) == 0 || !strings.Contains(r.Pending[0].Fix, "the mirror's cache has it") || !strings.Contains(r.Pending[0].Text, "a.example/a:2") {
 		t.Errorf("%+v %v", r.Pending, err)
 	}
 	o.AllowMissing, o.Cached = true, nil

@@ -33,6 +33,9 @@ func (s *applyScreen) about(m *model) about {
 
 func (s *applyScreen) ready(m *model) string { return m.needsPlan() }
 
+// goesOn says whether a run that is watched goes on.
+func (s *applyScreen) goesOn() bool { return s.run != nil && s.run.goesOn() }
+
 func (s *applyScreen) enter(*model) tea.Cmd { return nil }
 
 func (s *applyScreen) update(m *model, msg tea.Msg) tea.Cmd {
@@ -78,8 +81,11 @@ func (s *applyScreen) offer(m *model, msg surveyed) tea.Cmd {
 // start applies the plan: saved first, with every risk named and accepted.
 func (s *applyScreen) start(m *model) tea.Cmd {
 	switch {
-	case s.run != nil && s.run.goesOn():
+	case s.goesOn():
 		m.notice = ln(span{warn, "the run goes on"})
+		return nil
+	case screenOf[*imagesScreen](m).pull != nil: // the first apply gives the cache to the mirror's account
+		m.notice = ln(span{warn, "images are pulled into the mirror's cache; wait for it, or stop it in step 3"})
 		return nil
 	case m.survey.Facts.Live && !m.survey.Facts.Root:
 		m.notice = ln(span{warn, "only root may change this node: sudo " + m.opts.Command + " apply -c " + m.draft.file.Name})

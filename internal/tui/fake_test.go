@@ -27,6 +27,7 @@ type fake struct {
 	report  check.Report
 	errs    map[string]error // by method
 	saves   []app.Draft
+	fakePulls
 	fakeRuns
 }
 

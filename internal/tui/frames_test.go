@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -19,6 +20,8 @@ type scene struct {
 	name string
 	show func(t *testing.T) *player
 }
+
+func allScenes() []scene { return slices.Concat(scenes(), pullScenes(), runScenes()) }
 
 func scenes() []scene {
 	return []scene{
@@ -68,7 +71,7 @@ func atStep(step int, keys ...string) func(*testing.T) *player {
 func TestFrames(t *testing.T) {
 	t.Parallel()
 	seen := map[string]bool{}
-	for _, s := range append(scenes(), runScenes()...) {
+	for _, s := range allScenes() {
 		for _, size := range [][2]int{{80, 24}, {60, 20}, {40, 12}} {
 			for _, look := range []string{"rich", "ascii"} {
 				name := fmt.Sprintf("%s.%dx%d.%s.txt", s.name, size[0], size[1], look)

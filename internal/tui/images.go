@@ -27,35 +27,43 @@ type imagesScreen struct {
 	found    app.Coverage
 	err      error
 	read     bool
-	patterns string // [images] as it was when the archives were read
+	patterns string // what was read for
 	feed     *feed
 	reading  chan struct{} // closed when the archives are read
 	last     progress.Event
+	pull     *pull // nil: none goes on
 }
 
 func (s *imagesScreen) about(m *model) about {
+	command := m.opts.Command + " check TAR-01"
+	if refs := missing(s.found); len(refs) > 0 && s.found.Pull.No == nil {
+		command = fillCommand(s.found.Pull, refs)
+	}
 	return about{"Images", "The archives that are loaded on this node before its first start. space chooses one; an archive for another " +
 		"architecture cannot be chosen. The list of required images says what has to be there with no network: the first bar shows how " +
-		"much of it the chosen archives hold. The second bar is the disk: what is used, and what the chosen archives will take. " +
-		"i shows what is in an archive. Missing images are brought by another archive, or pulled through the mirror while " +
-		"there is a network: edgeprep mirror fill.", m.opts.Command + " check TAR-01"}
+		"much of it the chosen archives, and the cache of this node's mirror, hold. The second bar is the disk: what is used, and what the chosen archives will take. " +
+		"i shows what is in an archive. What is missing is brought by another archive, or m pulls it into the mirror's cache while " +
+		"there is a network: that writes the cache's folder and nothing else, and ctrl+c stops it.", command}
 }
 
 func (s *imagesScreen) ready(m *model) string { return m.needsPlan() }
 
 // enter reads the archives unless that was done for this very plan.
 func (s *imagesScreen) enter(m *model) tea.Cmd {
-	if s.read && s.err == nil && s.patterns == imagesKey(m.draft.site.Images) {
+	if s.read && s.err == nil && s.patterns == imagesKey(m.draft.site) {
 		return nil
 	}
 	return s.look(m)
 }
 
-func imagesKey(i config.Images) string { return fmt.Sprintf("%+v", i) }
+// imagesKey is what of a plan says what is on board.
+func imagesKey(s config.Site) string {
+	return fmt.Sprintf("%+v %s %s %s %s %+v", s.Images, s.Mirror.Mode, s.Mirror.Workload.Form, s.Mirror.Cache, s.Mirror.Upstream, s.Nodes)
+}
 
 func (s *imagesScreen) look(m *model) tea.Cmd {
 	m.busy = "reading the archives"
-	s.patterns = imagesKey(m.draft.site.Images)
+	s.patterns = imagesKey(m.draft.site)
 	d, events, done := m.draft.file, newFeed(), make(chan struct{})
 	s.feed, s.reading = events, done
 	return tea.Batch(events.listen(done), func() tea.Msg {
@@ -72,12 +80,12 @@ func (s *imagesScreen) update(m *model, msg tea.Msg) tea.Cmd {
 		s.found, s.err, s.read = msg.coverage, msg.err, true
 	case happened:
 		if msg.from != s.feed || len(msg.events) == 0 {
-			return nil
+			break
 		}
 		s.last = msg.events[len(msg.events)-1]
 		return s.feed.listen(s.reading)
 	}
-	return nil
+	return s.updatePull(m, msg)
 }
 
 // shown are the archives that pass the filter.
@@ -107,6 +115,8 @@ func (s *imagesScreen) key(m *model, msg tea.KeyPressMsg) tea.Cmd {
 	case s.choice.move(m.keys, msg, ids):
 	case msg.String() == "r":
 		return s.look(m)
+	case msg.String() == "m":
+		return s.askPull(m)
 	case is(msg, m.keys.filter):
 		return m.open(newEditor("Filter", "part of a path; empty shows all", s.filter, func(_ *model, v string) (tea.Cmd, string) {
 			s.filter = v
@@ -146,7 +156,7 @@ func (s *imagesScreen) toggle(m *model, f app.ArchiveFile) {
 		return
 	}
 	s.found.Archives = files
-	s.patterns = imagesKey(m.draft.site.Images)
+	s.patterns = imagesKey(m.draft.site)
 }
 
 // patternsFor is the shortest change of the patterns that names the chosen files and no other.
@@ -212,6 +222,9 @@ func (s *imagesScreen) view(m *model, width int) body {
 	s.viewArchives(&b, m, width)
 	b.blank()
 	s.viewCoverage(&b, m, width)
+	if s.pull != nil {
+		s.viewPull(&b, m, width)
+	}
 	s.viewDisk(&b, m, width)
 	return b
 }
@@ -284,7 +297,7 @@ func (s *imagesScreen) viewCoverage(b *body, m *model, width int) {
 	if s.found.NoList != nil {
 		rows = append(rows, para(width, 3, warn, "[WARN] "+why(s.found.NoList))...)
 	}
-	missing := s.missing()
+	missing := missing(s.found)
 	if n := len(s.found.Refs); n > 0 {
 		word := span{good, "all covered"}
 		if len(missing) > 0 {
@@ -296,31 +309,24 @@ func (s *imagesScreen) viewCoverage(b *body, m *model, width int) {
 	for _, r := range missing[:min(few, len(missing))] {
 		rows = append(rows, para(width, 5, plain, r)...)
 	}
-	if len(missing) > 0 {
-		rows = append(rows, para(width, 5, dim, "bring another archive, or while there is a network: edgeprep mirror fill")...)
+	if n := len(missing) - few; n > 0 {
+		rows = append(rows, ln("     ", span{dim, fmt.Sprintf("and %d more", n)}))
+	}
+	if n := len(cachedOnly(s.found)); n > 0 {
+		rows = append(rows, para(width, 3, plain, fmt.Sprintf("%d of them in the mirror's cache, %s", n, s.found.Pull.Cache))...)
+	}
+	switch {
+	case len(missing) == 0 || s.pull != nil:
+	case s.found.Pull.No != nil:
+		rows = append(rows, para(width, 5, dim, "bring another archive; why it cannot be pulled now: m")...)
+	default:
+		rows = append(rows, para(width, 5, dim, "bring another archive, or pull it while there is a network: m")...)
 	}
 	if on {
 		b.focus(rows...)
 		return
 	}
 	b.add(rows...)
-}
-
-// missing are the required references that no chosen archive holds.
-func (s *imagesScreen) missing() []string {
-	have := map[string]bool{}
-	for _, f := range s.found.Archives {
-		for _, n := range f.Names {
-			have[n] = have[n] || f.Chosen
-		}
-	}
-	var out []string
-	for _, r := range s.found.Refs {
-		if !have[r] {
-			out = append(out, r)
-		}
-	}
-	return out
 }
 
 // viewDisk is the second bar: what is used, what comes, what stays free.
@@ -345,5 +351,12 @@ func (s *imagesScreen) viewDisk(b *body, m *model, width int) {
 }
 
 func (s *imagesScreen) keys(*model) []key.Binding {
-	return []key.Binding{on("space", "choose"), on("i", "inspect"), on("/", "filter"), on("r", "read again")}
+	out := []key.Binding{on("space", "choose"), on("i", "inspect"), on("/", "filter"), on("r", "read again")}
+	switch {
+	case s.pull != nil:
+		return append([]key.Binding{on("ctrl+c", "stop the pull")}, out...)
+	case len(missing(s.found)) > 0:
+		return append([]key.Binding{on("m", "pull missing")}, out...)
+	}
+	return out
 }

@@ -199,7 +199,7 @@ func TestFailedSaveDoesNotQuit(t *testing.T) {
 // the terminal.
 func TestEverySizeHoldsTogether(t *testing.T) {
 	t.Parallel()
-	for _, s := range append(scenes(), runScenes()...) {
+	for _, s := range allScenes() {
 		t.Run(s.name, func(t *testing.T) {
 			t.Parallel()
 			p := s.show(t)

@@ -199,6 +199,9 @@ func (m *model) goTo(step int) tea.Cmd {
 
 // leave quits, after a question where answers would be lost.
 func (m *model) leave() tea.Cmd {
+	if s := screenOf[*imagesScreen](m); s.pull != nil && (!m.tooSmall() || len(m.dialogs) == 0) {
+		return s.leavePull(m)
+	}
 	if !m.draft.dirty() || m.tooSmall() && len(m.dialogs) > 0 {
 		return tea.Quit
 	}

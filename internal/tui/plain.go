@@ -27,7 +27,7 @@ var ErrNoAnswer = errors.New("no answer: the input ended")
 // readers, terminals that cannot be drawn on, and answers that are piped in.
 func Plain(ctx context.Context, p Program, o Options) error {
 	q := &questions{ctx: ctx, prog: p, opts: o, in: bufio.NewReader(o.In), out: o.Out, typed: o.Typed}
-	for _, ask := range []func() error{q.detect, q.site, q.images, q.mirror, q.review, q.apply, q.check, q.report} {
+	for _, ask := range []func() error{q.detect, q.site, q.images, q.mirror, q.missing, q.review, q.apply, q.check, q.report} {
 		if err := ask(); err != nil {
 			if errors.Is(err, errDone) {
 				return q.outcome

@@ -52,7 +52,7 @@ func TestLookFor(t *testing.T) {
 // TestFrameFitsASlowLine: a full frame at 9600 baud takes two seconds, no more.
 func TestFrameFitsASlowLine(t *testing.T) {
 	t.Parallel()
-	for _, s := range append(scenes(), runScenes()...) {
+	for _, s := range allScenes() {
 		p := s.show(t)
 		p.m.look = Look{ASCII: true, Mono: true, Slow: true, Old: true}
 		p.size(80, 24)

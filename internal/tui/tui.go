@@ -16,6 +16,7 @@ import (
 	"github.com/edgeprep/edgeprep/internal/app"
 	"github.com/edgeprep/edgeprep/internal/apply"
 	"github.com/edgeprep/edgeprep/internal/check"
+	"github.com/edgeprep/edgeprep/internal/mirror"
 	"github.com/edgeprep/edgeprep/internal/plan"
 	"github.com/edgeprep/edgeprep/internal/progress"
 	"github.com/edgeprep/edgeprep/internal/report"
@@ -33,6 +34,9 @@ type Program interface {
 	Save(ctx context.Context, d app.Draft) (app.Draft, error)
 	// Images reads the archives and the list of a draft.
 	Images(ctx context.Context, d app.Draft, events progress.Sink) (app.Coverage, error)
+	// Pull brings references into the cache of this node's mirror, as a draft has it, and writes nothing else. What
+	// came in is kept when the context ends it.
+	Pull(ctx context.Context, d app.Draft, refs []string, events progress.Sink) (mirror.FillReport, error)
 	// Review plans a draft and lays out what waits for what at power-on.
 	Review(ctx context.Context, d app.Draft) (app.Review, error)
 	// Check runs the checklist.

@@ -13,7 +13,7 @@ import (
 
 // shown are the frames that the documents show, by the name of their picture.
 func shown() map[string]string {
-	return map[string]string{"1-detect": "1-detect", "2-nodes": "2-nodes-three", "3-images": "3-images", "4-mirror": "4-mirror", "5-copies": "5-copies-three",
+	return map[string]string{"1-detect": "1-detect", "2-nodes": "2-nodes-three", "3-images": "3-images", "3-pulling": "3-images-pulling", "4-mirror": "4-mirror", "5-copies": "5-copies-three",
 		"6-review": "6-review-open", "6-start": "6-review-start", "7-apply": "7-apply-going", "7-failed": "7-apply-failed", "8-check": "8-check", "9-report": "9-report-kept"}
 }
 
