@@ -1,6 +1,7 @@
 package check
 
 import (
+	"cmp"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/pem"
@@ -54,26 +55,30 @@ func (e *Env) readCertificates() certificates {
 				out.bad = append(out.bad, unproven(pattern, "it cannot be read: "+err.Error()+"; run as root"))
 			}
 			for _, file := range files {
-				out.file(e.Reader.FS(), file, rule, seen)
+				e.seen(file, out.file(e.Reader.FS(), file, rule, seen))
 			}
 		}
+	}
+	for _, f := range out.bad {
+		e.unread(f.Subject, cmp.Or(f.Reason, f.Observed))
 	}
 	slices.SortStableFunc(out.all, func(a, b foundCertificate) int { return a.NotAfter.Compare(b.NotAfter) })
 	return out
 }
 
-func (c *certificates) file(f host.FS, file string, rule distro.Certificates, seen map[string]bool) {
+// file takes those certificates of a file that are new, and gives them all.
+func (c *certificates) file(f host.FS, file string, rule distro.Certificates, seen map[string]bool) (all []foundCertificate) {
 	data, err := f.ReadFile(file, maxText)
 	switch {
 	case errors.Is(err, fs.ErrNotExist): // a link to nowhere
 		c.bad = append(c.bad, Finding{Status: StatusFail, Subject: file, Expected: "a certificate", Observed: "a link to a file that is not there", Source: file})
-		return
+		return nil
 	case errors.Is(err, fs.ErrPermission):
 		c.bad = append(c.bad, unproven(file, "it cannot be read; run as root"))
-		return
+		return nil
 	case err != nil:
 		c.bad = append(c.bad, couldNotRun(file, err))
-		return
+		return nil
 	}
 	found, err := certificatesIn(data)
 	if err != nil {
@@ -81,11 +86,13 @@ func (c *certificates) file(f host.FS, file string, rule distro.Certificates, se
 			Remedy: Remedy{Text: "make it anew", Command: rule.Renew}})
 	}
 	for _, x := range found {
+		all = append(all, foundCertificate{x, file, rule})
 		if key := string(x.Raw); !seen[key] {
 			seen[key] = true
 			c.all = append(c.all, foundCertificate{x, file, rule})
 		}
 	}
+	return all
 }
 
 // embedded is a certificate in a kubeconfig. client-go: tools/clientcmd/api/v1/types.go

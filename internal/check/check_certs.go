@@ -60,15 +60,14 @@ func (e *Env) judgeCertificate(c foundCertificate) Finding {
 	status, observed := e.validity(c.NotAfter)
 	f := Finding{Status: status, Subject: c.name(), Observed: observed, Source: c.file,
 		Expected: "valid from " + day(from) + " to " + day(until)}
-	switch {
-	case c.NotBefore.After(from):
+	switch state := e.certificateState(c); {
+	case state == CertificateEarly:
 		f.Status, f.Observed = StatusFail, "not valid before "+day(c.NotBefore)
-	case status == StatusFail: // also where a start would renew it: a box that arrives late finds it expired
-	case c.renewedAt(from):
+	case state == CertificateRenewed && c.renewedAt(from):
 		f.Status, f.Observed = StatusPass, observed+"; made anew when it starts then"
-	case status == StatusWarn && !c.IsCA && c.rule.Renewed == "running":
+	case state == CertificateRenewed:
 		f.Status, f.Observed = StatusPass, observed+"; renewed while it runs"
-	case status == StatusWarn && !c.IsCA && c.rule.Renewed == "start":
+	case state == CertificateEnds && !c.IsCA && c.rule.Renewed == "start":
 		window := c.NotAfter.Add(-time.Duration(c.rule.Within) * 24 * time.Hour)
 		f.Observed += fmt.Sprintf("; a start at power-on does not renew it, one after %s does", day(window))
 	}

@@ -98,9 +98,13 @@ func (e *Env) realTimeClock() []Finding {
 		return []Finding{{Status: StatusFail, Subject: name, Expected: "a time", Observed: "it cannot be read: the clock does not run", Source: source,
 			Remedy: Remedy{Text: "set it; if it stays so, replace clock or battery", Command: "hwclock --systohc --utc"}}}
 	}
-	out := []Finding{judgeDrift(name, source, time.Unix(seconds, 0).Sub(e.Now()))}
+	at, now := time.Unix(seconds, 0), e.Now()
+	e.seenClock(func(c *ClockRecord) { c.RTC, c.RTCName, c.Time = writable(at), name, writable(now) })
+	out := []Finding{judgeDrift(name, source, at.Sub(now))}
 	if c, ok := readText(f, "/proc/driver/rtc"); ok {
-		if v, found := procValue(c, "batt_status"); found && v != "okay" {
+		v, found := procValue(c, "batt_status")
+		e.seenClock(func(c *ClockRecord) { c.Battery = v })
+		if found && v != "okay" {
 			out = append(out, Finding{Status: StatusFail, Subject: name, Expected: "battery okay", Observed: "battery " + v, Source: "/proc/driver/rtc", Remedy: Remedy{Text: "replace the battery"}})
 		}
 	}
@@ -199,6 +203,7 @@ func runTimeSources(ctx context.Context, e *Env) []Finding {
 			continue
 		}
 		local, remote := timeSources(e.Reader.FS(), s.files)
+		e.seenClock(func(c *ClockRecord) { c.Service, c.Sources = on[0], slices.Concat(local, remote) })
 		f := pass(on[0], strings.Join(local, ", "), strings.Join(s.files[:1], ", "))
 		f.Expected = "a source on the site"
 		if len(local) == 0 {

@@ -192,7 +192,7 @@ func sealCheck() Check {
 		Story: Story{
 			Seen:    "\"it was checked\": before the last edit",
 			Cause:   "somebody mended something after the checklist had passed, kubelet or a person removed an image, a disk lost data",
-			Look:    "machine, distribution, images of containerd, configuration, required list and archives against the last kept record of this node, on arrival and in operation",
+			Look:    "machine, distribution, images of containerd, configuration, required list and archives against the last kept record of this node, on arrival and in operation; whether the clock is after it",
 			Fix:     "see whether each change was meant; run the checklist again and keep its record",
 			Sources: []string{"failure-modes: PRC-04, CRI-12"},
 		},
@@ -212,7 +212,8 @@ func runSeal(ctx context.Context, e *Env) []Finding {
 	if was == nil {
 		return []Finding{skip(subject, "none was kept; PRC-01 says so")}
 	}
-	is := Report{Node: e.identity(), Tool: was.Tool, Images: e.inventory(), Inputs: e.inputsNow(ctx, was.Inputs)}
+	// certificates: other checks read them at the same time; the comparison of whole records has them
+	is := Report{Started: e.Now().UTC(), Node: e.identity(), Tool: was.Tool, Images: e.inventory(), Inputs: e.inputsNow(ctx, was.Inputs), Certificates: was.Certificates}
 	if is.Images == nil { // nobody can be asked: that is no change
 		is.Images = was.Images
 	}

@@ -38,6 +38,7 @@ func (e *Env) tlsFiles(eff registries.Effective) []Finding {
 			f := pass(file, "", c.source)
 			var err error
 			if f.Observed, err = e.tlsFile(c.HostEntry, file); err != nil {
+				e.unread(file, err.Error())
 				f.Status, f.Expected, f.Observed = StatusFail, "a file that can be used for "+c.URL, err.Error()
 				f.Remedy = Remedy{Text: "restore the file, or remove the line in " + c.source}
 			}
@@ -58,8 +59,12 @@ func (e *Env) tlsFile(h registries.HostEntry, file string) (string, error) {
 		if h.ClientCert == "" || h.ClientKey == "" {
 			return "", errors.New("a client certificate without its key, or a key without its certificate")
 		}
-		if err := usablePair(e.Reader.FS(), h.ClientCert, h.ClientKey); err != nil {
+		pair, err := usablePair(e.Reader.FS(), h.ClientCert, h.ClientKey)
+		if err != nil {
 			return "", err
+		}
+		if file == h.ClientCert && pair.Leaf != nil {
+			e.seenPlain(file, pair.Leaf)
 		}
 		return "certificate and key belong together", nil
 	}
@@ -67,20 +72,20 @@ func (e *Env) tlsFile(h registries.HostEntry, file string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	e.seenPlain(file, certs...)
 	return plural(len(certs), "certificate") + ", the first is " + certs[0].Subject.String(), nil
 }
 
-func usablePair(f host.FS, cert, key string) error {
+func usablePair(f host.FS, cert, key string) (tls.Certificate, error) {
 	c, err := f.ReadFile(cert, maxPEM)
 	if err != nil {
-		return err
+		return tls.Certificate{}, err
 	}
 	k, err := f.ReadFile(key, maxPEM)
 	if err != nil {
-		return err
+		return tls.Certificate{}, err
 	}
-	_, err = tls.X509KeyPair(c, k)
-	return err
+	return tls.X509KeyPair(c, k)
 }
 
 // readCertificates reads the certificates of a PEM file; one at least must be there.
@@ -139,6 +144,7 @@ func runCertificates(_ context.Context, e *Env) []Finding {
 		case len(p.chain) == 0:
 			out = append(out, p.notAsked())
 		default:
+			e.seenPlain(p.URL, p.chain...)
 			out = append(out, e.judgeChain(p.entry, p.chain, p.URL, "TLS handshake with "+p.URL)...)
 		}
 	}
@@ -156,6 +162,7 @@ func (e *Env) certificateFile() []Finding {
 	if err != nil {
 		return []Finding{{Status: StatusFail, Subject: file, Expected: "the mirror's certificate", Observed: err.Error(), Source: "[mirror.tls] cert", Remedy: Remedy{Text: "bring the file, or correct [mirror.tls] cert"}}}
 	}
+	e.seenPlain(file, chain...)
 	m := e.Mirrors[i]
 	return e.judgeChain(registries.HostEntry{Endpoint: registries.Endpoint{URL: m.URL, CA: m.CA}}, chain, file, file)
 }

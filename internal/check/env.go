@@ -90,6 +90,8 @@ type memo struct {
 	set       func() imageSet
 	// certificates are those of the distribution
 	certificates func() certificates
+	// seen is what the record keeps of what checks read
+	seen observed
 	// cache is what is in the files of this node's cache
 	cache  func() (mirror.VerifyReport, error)
 	egress Egress

@@ -114,6 +114,10 @@ func processFaults() map[string]fault {
 			s.keep(func(*Report) {})
 			s.removeImage(imagetest.WebAlias)
 		}},
+		"the clock is before the last record": {check: "PRC-04", says: "ran backwards", status: StatusWarn, opts: Options{IDs: []string{"PRC-04"}, Profile: ProfileArrival}, inject: func(s *site) {
+			s.keep(func(*Report) {})
+			s.clockAt(clock().AddDate(0, 0, -10))
+		}},
 		"the configuration was edited after the check": {check: "PRC-04", says: config.DefaultPath, status: StatusWarn, opts: Options{Profile: ProfileRunning}, inject: func(s *site) {
 			s.keep(func(*Report) {})
 			s.node.WriteFile(config.DefaultPath, "version = 1 \n")

@@ -45,6 +45,8 @@ func Compare(was, is Report) []Drift {
 	out = append(out, driftOf("edgeprep", was.Tool.SHA256, is.Tool.SHA256, false)...)
 	out = append(out, drifts("file ", inputs(was), inputs(is))...)
 	out = append(out, drifts("image ", images(was), images(is))...)
+	out = append(out, certificateDrift(was, is)...)
+	out = append(out, clockDriftOf(was, is)...)
 	for _, x := range is.Results {
 		old, ok := was.Result(x.ID)
 		if ok && old.Status != x.Status {

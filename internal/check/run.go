@@ -149,7 +149,7 @@ func run(ctx context.Context, env Env, opts Options, checks []Check) (Report, er
 	}
 	waive(r.Results, checks, slices.Concat(env.Site.Checklist.Waive, opts.Waivers), e.Now())
 	fold(r.Results, checks)
-	r.Images = e.inventory()
+	r.Images, r.Certificates, r.Clock = e.inventory(), e.certificateRecords(), e.clockRecord()
 	r.Finished = e.Now().UTC()
 	r.judge()
 	return r, ctx.Err()

@@ -32,6 +32,9 @@ type Report struct {
 	Person   string        `json:"person,omitempty"` // who ran it
 	Inputs   []Input       `json:"inputs,omitempty"` // the files that it was about
 	Images   []ImageRecord `json:"images,omitempty"` // what containerd has
+	// Certificates are those that the checks of this run read.
+	Certificates []CertificateRecord `json:"certificates,omitempty"`
+	Clock        ClockRecord         `json:"clock,omitzero"` // what was seen of the clocks
 	// Against names the earlier record that is compared with.
 	Against string  `json:"against,omitempty"`
 	Drift   []Drift `json:"drift,omitempty"`   // what changed since that record

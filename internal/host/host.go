@@ -59,7 +59,17 @@ type Facts struct {
 	Addresses []netip.Addr `json:"addresses,omitempty"`
 	Live      bool         `json:"live"` // false: a directory or mounted image (--root)
 	Root      bool         `json:"root"` // this process may write everything
+	ClockSync ClockSync    `json:"clockSync,omitempty"`
 }
+
+// ClockSync says whether a time source holds the system's clock; empty: not known.
+type ClockSync string
+
+// What the kernel says of it.
+const (
+	ClockSynchronized ClockSync = "yes"
+	ClockFree         ClockSync = "no"
+)
 
 // Account is a system user with a group of the same name.
 type Account struct {

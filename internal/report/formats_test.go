@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/joshdk/go-junit"
 
@@ -22,6 +23,12 @@ func hostile() check.Report {
 		check.Finding{Status: check.StatusFail, Subject: bad, Expected: bad, Observed: bad, Source: bad, Remedy: check.Remedy{Text: bad, Command: bad}}))
 	r.Site, r.Node.Hostname, r.Person = bad, bad, bad
 	r.Missing = []check.Missing{{IDs: []string{"REG-01"}, Text: bad}}
+	r.Clock, r.Certificates = clockFacts(), certificateFacts()
+	r.Clock.RTCName, r.Clock.Battery, r.Clock.Service, r.Clock.Sources, r.Clock.PowerOn, r.Clock.Mission = bad, bad, bad, []string{bad}, bad, bad
+	for i := range r.Certificates {
+		c := &r.Certificates[i]
+		c.Path, c.Subject, c.Reason, c.State = bad, bad, bad, check.CertificateState(bad)
+	}
 	r.Drift, r.Against = []check.Drift{{What: bad, Was: bad, Is: bad, Matters: true}}, bad
 	return r
 }
@@ -32,6 +39,7 @@ func TestFormats(t *testing.T) {
 	drifted.Against, drifted.Drift = "left.json", []check.Drift{{What: "image quay.io/x:1", Was: "sha256:0a", Is: "gone", Matters: true}, {What: "edgeprep", Was: "1", Is: "2"}}
 	drifted.Person, drifted.Tool = "A. Nyman", check.Tool{Version: "v0.3.0", SHA256: strings.Repeat("ab", 32)}
 	drifted.Inputs = []check.Input{{Name: "archive", Path: "/opt/edge.tar", Size: 10, SHA256: strings.Repeat("cd", 32)}}
+	drifted.Clock, drifted.Certificates = clockFacts(), certificateFacts()
 	for format, suffix := range map[string]string{"html": "html", "markdown": "md", "junit": "xml", "text": "drift.txt"} {
 		var b bytes.Buffer
 		if err := report.Write(&b, format, drifted, report.Options{}); err != nil {
@@ -39,6 +47,23 @@ func TestFormats(t *testing.T) {
 		}
 		golden(t, "drifted."+suffix, b.Bytes())
 	}
+}
+
+// clockFacts are those of a node whose real-time clock is behind.
+func clockFacts() check.ClockRecord {
+	return check.ClockRecord{Time: at(1), RTC: at(1).Add(-90 * time.Second), RTCName: "rtc0", Battery: "okay", Synchronized: check.ClockFree,
+		Service: "chrony.service", Sources: []string{"10.0.0.1", "pool.ntp.org"}, PowerOn: "2027-01-15", Mission: "180d", MissionEnd: "2027-07-14"}
+}
+
+// certificateFacts are one of each state.
+func certificateFacts() []check.CertificateRecord {
+	var out []check.CertificateRecord
+	for i, s := range []check.CertificateState{check.CertificateGood, check.CertificateRenewed, check.CertificateEnds, check.CertificateShort, check.CertificateEarly} {
+		out = append(out, check.CertificateRecord{Path: "/etc/pki/" + string(s) + ".crt", Subject: "CN=" + string(s), Authority: i == 0, SHA256: strings.Repeat("0a", 32),
+			NotBefore: at(0), NotAfter: at(0).AddDate(1, 0, -60*i), State: s})
+	}
+	out[2].More = 130
+	return append(out, check.CertificateRecord{Path: "/etc/pki/x.crt", State: check.CertificateUnread, Reason: "it cannot be read; run as root"})
 }
 
 // The paper loads nothing and runs nothing, whatever the node put into it.

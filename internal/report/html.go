@@ -20,7 +20,9 @@ type htmlView struct {
 	check.Report
 	Identity [][2]string
 	Groups   []group
-	Digest   string // sha256 of the JSON record, hex
+	Clocks   [][2]string
+	Lasting  [][4]string // certificates: state, last day, subject, file
+	Digest   string      // sha256 of the JSON record, hex
 	Code     string
 	QR       template.HTML
 }
@@ -39,7 +41,7 @@ func HTML(w io.Writer, r check.Report, sha256 string) error {
 	if err != nil {
 		return err
 	}
-	if err := t.Execute(w, htmlView{Report: r, Identity: identityRows(r), Groups: groups(r), Digest: sha256, Code: Code(sha256), QR: picture}); err != nil {
+	if err := t.Execute(w, htmlView{Report: r, Identity: identityRows(r), Groups: groups(r), Clocks: clockRows(r.Clock), Lasting: certificateRows(r.Certificates), Digest: sha256, Code: Code(sha256), QR: picture}); err != nil {
 		return fmt.Errorf("write HTML: %w", err)
 	}
 	return nil

@@ -31,6 +31,7 @@ func Markdown(w io.Writer, r check.Report) error {
 			p("| %s | %s | %s | %v |", cell(d.What), cell(d.Was), cell(d.Is), d.Matters)
 		}
 	}
+	factTables(p, r)
 	for _, g := range groups(r) {
 		p("\n## %s\n\n| status | check | what is true when it passes |\n|---|---|---|", g.Title)
 		for _, x := range g.Results {
@@ -64,15 +65,36 @@ func remarkCells(x check.Result) string {
 	return b.String()
 }
 
+// factTables are the clock and the certificates.
+func factTables(p func(format string, args ...any), r check.Report) {
+	rows := clockRows(r.Clock)
+	if len(rows) > 0 {
+		p("\n## Clock\n\n| | |\n|---|---|")
+	}
+	for _, row := range rows {
+		p("| %s | %s |", row[0], cell(row[1]))
+	}
+	if len(r.Certificates) > 0 {
+		p("\n## Certificates\n\n| state | until | subject | file |\n|---|---|---|---|")
+	}
+	for _, row := range certificateRows(r.Certificates) {
+		p("| %s | %s | %s | %s |", cell(row[0]), row[1], cell(row[2]), cell(row[3]))
+	}
+}
+
 // cell keeps what came from a node from being markup.
 func cell(s string) string {
-	s = strings.Map(func(r rune) rune {
+	return strings.NewReplacer("|", `\|`, "<", "&lt;", ">", "&gt;", "`", "'", "[", `\[`, "*", `\*`).Replace(oneLine(s))
+}
+
+// oneLine takes control characters out, those that end a line too.
+func oneLine(s string) string {
+	return strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) {
 			return ' '
 		}
 		return r
 	}, s)
-	return strings.NewReplacer("|", `\|`, "<", "&lt;", ">", "&gt;", "`", "'", "[", `\[`, "*", `\*`).Replace(s)
 }
 
 // identityRows say what was checked, when and by whom; empty ones are left out.

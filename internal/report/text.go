@@ -181,6 +181,7 @@ func (p *printer) drift(r check.Report) {
 }
 
 func (p *printer) tail(r check.Report) {
+	p.facts(r)
 	p.drift(r)
 	p.line("\n%d checks: %s", len(r.Results), Counts(r.Counts))
 	p.line("\nVerdict: %s", r.Verdict)

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/edgeprep/edgeprep/internal/host"
 )
 
@@ -35,8 +37,22 @@ func (h *Host) Facts(ctx context.Context) (host.Facts, error) {
 		f.Hostname = name
 	}
 	f.BootID = h.firstLine("/proc/sys/kernel/random/boot_id")
-	f.Addresses = addresses()
+	f.Addresses, f.ClockSync = addresses(), clockSync()
 	return f, nil
+}
+
+// clockSync asks the kernel, without setting anything. STA_UNSYNC does not count: it is also set to keep the kernel
+// from writing the real-time clock. systemd: src/basic/time-util.c, ntp_synced
+func clockSync() host.ClockSync {
+	var t unix.Timex
+	_, err := unix.Adjtimex(&t)
+	switch {
+	case err != nil:
+		return ""
+	case t.Maxerror < 16_000_000: // microseconds
+		return host.ClockSynchronized
+	}
+	return host.ClockFree
 }
 
 // firstLine is the first line that is neither empty nor a comment (hostname(5) allows them).
