@@ -118,6 +118,7 @@ func normalise(s string) string {
 		{`\b\d+(\.\d+)? ?[KMG]i?B`, "SIZE"},
 		{`[0-9a-f]{32,}`, "HEX"},
 		{`nonce-[0-9a-f]+|edgeprep-probe/[0-9a-z]+`, "PROBE"},
+		{`synchronized: \w+`, "synchronized: MAYBE"},
 		{`[ \t]+`, " "},
 	} {
 		s = regexp.MustCompile(r.re).ReplaceAllString(s, r.by)
