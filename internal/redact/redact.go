@@ -21,6 +21,9 @@ func Text(s string) string {
 // scan hides secrets, and gives their values.
 func scan(s string) (string, []string) {
 	f := &finder{block: -1}
+	if isJSON(s) {
+		return f.jsonText(s, f.within(nil)), f.found
+	}
 	s = privateKey.ReplaceAllStringFunc(s, func(string) string { return "(a private key is not shown)" })
 	lines := strings.SplitAfter(s, "\n")
 	for i, line := range lines {
@@ -72,8 +75,28 @@ type finder struct {
 	list   bool // in a list that is the value of a secret key, over several lines
 }
 
+// within hides secrets in a string of a JSON text, which may be a text of many lines itself.
+func (f *finder) within(first func(string) string) func(string) string {
+	return func(s string) string {
+		if first != nil {
+			s = first(s)
+		}
+		s, found := scan(s)
+		f.found = append(f.found, found...)
+		return s
+	}
+}
+
 func (f *finder) line(s string) string {
 	text, end := strings.CutSuffix(s, "\n")
+	if f.block < 0 && !f.list && isJSON(text) { // one of a log of JSON lines
+		f.header = false
+		s = f.jsonText(text, f.within(nil))
+		if end {
+			s += "\n"
+		}
+		return s
+	}
 	if f.block >= 0 && strings.TrimSpace(text) != "" && indent(text) <= f.block {
 		f.block = -1
 	}

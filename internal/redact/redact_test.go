@@ -2,6 +2,7 @@ package redact_test
 
 import (
 	"encoding/base64"
+	"encoding/json"
 	"strings"
 	"testing"
 
@@ -111,4 +112,49 @@ func FuzzText(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestAKeyWithinAStringLeavesJSONValid: "password: x" in a finding's text took the end of the string, and with it
+// the document, along.
+func TestAKeyWithinAStringLeavesJSONValid(t *testing.T) {
+	t.Parallel()
+	var r redact.Redactor
+	r.Add(`odd"value\with`, "7,\"a\":1")
+	for _, s := range []string{
+		"password: " + secret, "it said password: " + secret + ", then", `he said "password: ` + secret + `"`, "token=" + secret, `a "token": "` + secret + `" b`,
+		"x\npassword: " + secret + "\nz", "Authorization: Bearer " + secret, `C:\password: ` + secret + `\`, "auth: [" + secret + ", b", "https://u:" + secret + "@h/x",
+		`\"password\": \"` + secret + `\" more`, "-----BEGIN PRIVATE KEY-----\n" + secret, `{"password":"` + secret + `"}`, `odd"value\with and password=` + secret,
+	} {
+		for _, v := range []any{
+			map[string]any{"observed": s, "next": 1}, map[string]any{"a": []any{s, "next"}}, map[string]any{"password": s, "next": "v"}, map[string]any{"tokens": map[string]any{s: s}},
+			map[string]any{"token": 1234567, "secret": []any{s, map[string]any{"n": s}}},
+		} {
+			flat, err := json.Marshal(v)
+			if err != nil {
+				t.Fatal(err)
+			}
+			indented, err := json.MarshalIndent(v, "", "  ")
+			if err != nil {
+				t.Fatal(err)
+			}
+			lines := "no JSON: password: x\n" + string(flat) + "\n" + string(flat) + "\n"
+			for _, text := range []string{string(flat), string(indented), lines} {
+				for _, got := range []string{redact.Text(text), r.Text(text)} {
+					doc := got
+					if text == lines {
+						if strings.Contains(s, "PRIVATE KEY") { // without its end it goes to that of the text
+							continue
+						}
+						doc = strings.Split(got, "\n")[2]
+					}
+					if !json.Valid([]byte(doc)) || strings.Contains(got, secret) || strings.Contains(got, "1234567") {
+						t.Errorf("%s\nbecame\n%s", text, got)
+					}
+				}
+			}
+		}
+	}
+	if got, want := redact.Text(`{ "a": "b\u0026c", "password" : "`+secret+`", "n": [1, true, null] }`), `{ "a": "b\u0026c", "password" : "***", "n": [1, true, null] }`; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
 }

@@ -75,8 +75,17 @@ func isASCII(b []byte) bool {
 
 // Text hides secrets, known and likely.
 func (r *Redactor) Text(s string) string {
+	if isJSON(s) { // within its strings, else a value with a quote in it would open or close one
+		f := &finder{block: -1}
+		return f.jsonText(s, f.within(r.known))
+	}
+	return Text(r.known(s))
+}
+
+// known hides the values.
+func (r *Redactor) known(s string) string {
 	for _, v := range r.values {
 		s = strings.ReplaceAll(s, v, Mark)
 	}
-	return Text(s)
+	return s
 }
