@@ -96,7 +96,7 @@ type collector struct {
 func (c *collector) all(ctx context.Context) {
 	node, err := c.Detect(ctx)
 	files := c.setUp(node)
-	for _, p := range files { // before anything is written
+	for _, p := range append(c.unitFiles(ctx, node), files...) { // before anything is written
 		if data, _, err := c.readPart(p, c.MaxFile(), support.Head); err == nil {
 			c.secrets.Learn(string(data))
 		}

@@ -26,13 +26,8 @@ const (
 
 // units are the states, files and journals of the units that matter: the distribution's, its runtime's, edgeprep's.
 func (c *collector) units(ctx context.Context, n distro.Node) {
-	names := append(slices.Clone(n.Units), n.Runtime.Unit, deploy.UnitName, deploy.ApplyUnit, deploy.CheckUnit)
-	slices.Sort(names)
 	var states []host.Unit
-	for _, name := range slices.Compact(names) {
-		if name == "" {
-			continue
-		}
+	for _, name := range unitNames(n) {
 		u, err := c.reader.Units().Unit(ctx, name)
 		if err != nil {
 			c.Missing("units/"+name, name, err.Error())
@@ -51,6 +46,24 @@ func (c *collector) units(ctx context.Context, n distro.Node) {
 		}
 	}
 	c.JSON("units/states.json", "systemd", states)
+}
+
+// unitNames are the units that matter, each once.
+func unitNames(n distro.Node) []string {
+	names := append(slices.Clone(n.Units), n.Runtime.Unit, deploy.UnitName, deploy.ApplyUnit, deploy.CheckUnit)
+	slices.Sort(names)
+	return slices.DeleteFunc(slices.Compact(names), func(name string) bool { return name == "" })
+}
+
+// unitFiles are the files of the units: what stands in their environments a program may have told its journal.
+func (c *collector) unitFiles(ctx context.Context, n distro.Node) []string {
+	var out []string
+	for _, name := range unitNames(n) {
+		if u, err := c.reader.Units().Unit(ctx, name); err == nil && u.Exists() {
+			out = append(append(out, u.Fragment), u.DropIns...)
+		}
+	}
+	return out
 }
 
 // journal are the last lines of a unit.
