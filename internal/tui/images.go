@@ -313,7 +313,7 @@ func (s *imagesScreen) viewCoverage(b *body, m *model, width int) {
 		rows = append(rows, ln("     ", span{dim, fmt.Sprintf("and %d more", n)}))
 	}
 	if n := len(cachedOnly(s.found)); n > 0 {
-		rows = append(rows, para(width, 3, plain, fmt.Sprintf("%d of them in the mirror's cache, %s", n, s.found.Pull.Cache))...)
+		rows = append(rows, para(width, 3, plain, count(n, "reference")+" only in the mirror's cache, "+s.found.Pull.Cache)...)
 	}
 	switch {
 	case len(missing) == 0 || s.pull != nil:

@@ -125,7 +125,7 @@ func TestPullOfWhatIsMissing(t *testing.T) {
 		t.Fatalf("pulled: %q", f.asked)
 	}
 	got := p.m.content()
-	for _, want := range []string{"all covered", "pulled 2 images, 40.0 MiB", "2 of them in the mirror's cache"} {
+	for _, want := range []string{"all covered", "pulled 2 images, 40.0 MiB", "2 references only in the mirror's cache"} {
 		if !strings.Contains(got, want) {
 			t.Errorf("%q is not on\n%s", want, got)
 		}
