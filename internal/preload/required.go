@@ -18,7 +18,7 @@ func ReadRequired(fs host.FS, path string) ([]Ref, error) {
 	b, err := fs.ReadFile(path, maxRequired)
 	if err != nil {
 		return nil, because(err, problem(idRequired, path, "the list of required images cannot be read", "",
-			"correct [images] required, or make the list: edgeprep images discover --out "+path))
+			"correct [images] required, or make the list, one reference a line: printf '%s\\n' docker.io/library/busybox:1.36 > "+diag.Word(path)))
 	}
 	return parseRequired(path, b)
 }
