@@ -69,7 +69,7 @@ func readable(cache string) error {
 		_, err := os.ReadDir(filepath.Join(cache, dir))
 		if errors.Is(err, fs.ErrPermission) {
 			return &diag.Diagnostic{ID: "MER-030", Severity: diag.Error, What: "this user may not read the cache",
-				Where: diag.Where{File: filepath.Join(cache, dir)}, Fix: "sudo edgeprep mirror ls --cache " + cache}
+				Where: diag.Where{File: filepath.Join(cache, dir)}, Fix: "sudo edgeprep mirror ls --cache " + diag.Word(cache)}
 		}
 	}
 	return nil

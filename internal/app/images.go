@@ -123,7 +123,7 @@ func (a *App) archives(patterns []string, l plan.Ledger) (paths []string, gone [
 		if len(found)+len(consumed) == 0 {
 			missing.Add(&diag.Diagnostic{ID: "NOD-100", Severity: diag.Error, What: "no archive at " + p,
 				Where: diag.Where{File: a.ConfigName(), Key: fmt.Sprintf("images.archives[%d]", i)},
-				Why:   "its images would be missing on the node without a word", Fix: "put it there, or remove the entry: ls -l " + p})
+				Why:   "its images would be missing on the node without a word", Fix: "put it there, or remove the entry: ls -l " + diag.Word(p)})
 		}
 		for _, f := range found {
 			if strings.ContainsFunc(f, unicode.IsControl) {

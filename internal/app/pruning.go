@@ -65,7 +65,7 @@ func ListCache(ctx context.Context, s *mirror.Store, patterns []string, admin st
 
 func noSuch(cache, pattern string) *diag.Diagnostic {
 	return &diag.Diagnostic{ID: "MER-062", Severity: diag.Error, What: fmt.Sprintf("no reference in the cache is selected by %q", pattern),
-		Where: diag.Where{File: cache}, Fix: "see what is there: edgeprep mirror ls --cache " + cache}
+		Where: diag.Where{File: cache}, Fix: "see what is there: edgeprep mirror ls --cache " + diag.Word(cache)}
 }
 
 // PruneRequest is what is removed from a cache.

@@ -91,7 +91,7 @@ func (a *App) Draft(ctx context.Context) (Draft, error) {
 		return d, nil
 	case !errors.Is(err, fs.ErrNotExist):
 		return d, &InvalidConfig{diag.Report{{ID: "CFG-005", Severity: diag.Error, What: "the configuration cannot be read: " + cause(err),
-			Where: diag.Where{File: d.Name}, Fix: "ls -l " + d.Name}}}
+			Where: diag.Where{File: d.Name}, Fix: "ls -l " + diag.Word(d.Name)}}}
 	}
 	text, err := a.Init(ctx, InitOptions{Mode: string(config.ModeSystemd)})
 	d.Text = []byte(text)

@@ -34,7 +34,7 @@ func ReadMirror(file, secrets string, over config.Limits) (MirrorSettings, error
 		data, err := os.ReadFile(handedOver(secrets, deploy.ConfigName, file))
 		if err != nil {
 			return MirrorSettings{}, &InvalidConfig{diag.Report{{ID: "CFG-005", Severity: diag.Error,
-				What: "the configuration cannot be read: " + cause(err), Where: diag.Where{File: file}, Fix: "ls -l " + file}}}
+				What: "the configuration cannot be read: " + cause(err), Where: diag.Where{File: file}, Fix: "ls -l " + diag.Word(file)}}}
 		}
 		site, found = config.Parse(file, data)
 	}

@@ -279,7 +279,7 @@ func (a *App) handedFiles(s config.Site, upstreams bool) ([]deploy.HandedFile, e
 		data, err := a.reader.FS().ReadFile(file, 1<<20)
 		if err != nil {
 			return &diag.Refused{Err: &diag.Diagnostic{ID: "MER-088", Severity: diag.Error, What: "a file for the mirror's pod cannot be read: " + cause(err),
-				Where: diag.Where{File: file}, Fix: "ls -l " + file}}
+				Where: diag.Where{File: file}, Fix: "ls -l " + diag.Word(file)}}
 		}
 		out = append(out, deploy.HandedFile{Name: name, Content: data})
 		return nil

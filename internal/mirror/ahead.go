@@ -148,7 +148,10 @@ func (f *filler) manifest(ctx context.Context, ref Reference, img *plannedImage)
 	found, _, err := f.p.manifest(ctx, ref)
 	if err == nil {
 		f.p.kept(ctx, ref)
-		_, _, err = f.p.store.image(ref) // it may have been served and not kept
+		_, _, err = f.p.store.image(ref)
+	}
+	if errors.Is(err, ErrNotFound) && found.data != nil { // it came and was not kept: why, says the next attempt
+		err = f.p.keep(ctx, ref, found.rec, found.data)
 	}
 	return found.rec, err
 }

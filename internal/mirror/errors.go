@@ -12,6 +12,14 @@ import (
 // ErrNotFound says that the cache has no such reference or blob.
 var ErrNotFound = errors.New("not in the cache")
 
+// lacking is ErrNotFound of an upstream: it was asked, and the cache has nothing to do with it.
+type lacking struct{}
+
+func (lacking) Error() string        { return "the upstream does not have it" }
+func (lacking) Is(target error) bool { return target == ErrNotFound }
+
+var errLacking = lacking{}
+
 // errCorrupt says that a blob is there but is not what its name says.
 var errCorrupt = errors.New("the content does not match its digest")
 
@@ -32,6 +40,9 @@ func (e *failure) Unwrap() []error { return []error{e.d, e.cause} }
 
 // fail makes a diagnostic about a file, or whatever where names.
 func fail(id, where, what, why, fix string, cause error) error {
+	if why == "" && cause != nil { // else nobody would see it
+		why = cause.Error()
+	}
 	return &failure{cause: cause, d: &diag.Diagnostic{
 		ID: id, Severity: diag.Error, What: what, Where: diag.Where{File: where}, Why: why, Fix: fix,
 	}}
@@ -42,12 +53,12 @@ func writeError(dir, what string, err error) error {
 	const why = "what was there before is whole and is served"
 	switch {
 	case errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT):
-		return fail("MER-002", dir, "no space left while writing "+what, why, "free some space: df -h "+dir, err)
+		return fail("MER-002", dir, "no space left while writing "+what, why, "free some space: df -h "+diag.Word(dir), err)
 	case errors.Is(err, syscall.EROFS):
-		return fail("MER-003", dir, "the cache is on a read-only file system", why, "mount -o remount,rw the file system of "+dir, err)
+		return fail("MER-003", dir, "the cache is on a read-only file system", why, "mount -o remount,rw the file system of "+diag.Word(dir), err)
 	case errors.Is(err, fs.ErrPermission):
 		return fail("MER-004", dir, "not allowed to write "+what, "the cache belongs to another user",
-			"run this as root or as the owner: stat -c %U "+dir, err)
+			"run this as root or as the owner: stat -c %U "+diag.Word(dir), err)
 	}
 	return fmt.Errorf("write %s in the cache %s: %w", what, dir, err)
 }

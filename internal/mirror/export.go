@@ -62,7 +62,7 @@ func (s *Store) Export(ctx context.Context, refs []Reference, to ExportSink, opt
 		}
 		if err != nil {
 			problems.Add(&diag.Diagnostic{ID: "MER-066", Severity: diag.Error, What: fmt.Sprintf("%s cannot be exported: %v", r, err),
-				Why: "an archive with half an image fails where it is loaded", Fix: "edgeprep mirror ls --cache " + s.dir + " says which platforms are complete; choose with --platform"})
+				Why: "an archive with half an image fails where it is loaded", Fix: "edgeprep mirror ls --cache " + diag.Word(s.dir) + " says which platforms are complete; choose with --platform"})
 		}
 	}
 	if err := problems.Err(); err != nil {

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/edgeprep/edgeprep/internal/diag"
 )
 
 // guard decides who may pull: who has a certificate of the client CA, or one of the tokens.
@@ -64,7 +66,7 @@ func newTokens(file string, log *slog.Logger) (*tokens, error) {
 	var err error
 	if t.sums, err = readTokens(file); err != nil {
 		return nil, fail("MER-071", file, "the tokens cannot be used", "",
-			"one token a line, at least "+fmt.Sprint(minReadToken)+" characters, in a file that others cannot read: chmod 600 "+file, err)
+			"one token a line, at least "+fmt.Sprint(minReadToken)+" characters, in a file that others cannot read: chmod 600 "+diag.Word(file), err)
 	}
 	return t, nil
 }

@@ -206,7 +206,7 @@ func (l *loader) room() error {
 	}
 	if free < l.total {
 		return fail("MER-002", l.s.dir, fmt.Sprintf("%d bytes are to be written and %d are free", l.total, free),
-			"nothing was written", "free some space: df -h "+l.s.dir, unix.ENOSPC)
+			"nothing was written", "free some space: df -h "+diag.Word(l.s.dir), unix.ENOSPC)
 	}
 	return nil
 }

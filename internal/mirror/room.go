@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/edgeprep/edgeprep/internal/diag"
 )
 
 // room refuses what would not fit, with all that is still to come in. f, if not nil, is the transfer that the
@@ -31,7 +33,7 @@ func (p *puller) room(ctx context.Context, f *fill, there, size int64) error {
 	}
 	if free < need+p.minFree {
 		return fail("MER-002", p.store.dir, fmt.Sprintf("%d bytes must be free and %d are", need+p.minFree, free),
-			"what is in the cache is whole and is served", "free some space: df -h "+p.store.dir, unix.ENOSPC)
+			"what is in the cache is whole and is served", "free some space: df -h "+diag.Word(p.store.dir), unix.ENOSPC)
 	}
 	if limit := p.used.limit(); limit > 0 && used+need > limit {
 		return fail("MER-050", p.store.dir, fmt.Sprintf("%d bytes more would make the cache longer than max_cache, %d", need, limit),

@@ -15,6 +15,8 @@ import (
 	"github.com/coreos/go-systemd/v22/activation"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
+
+	"github.com/edgeprep/edgeprep/internal/diag"
 )
 
 // Config is how a mirror is served.
@@ -262,7 +264,7 @@ func (s *Server) Serve(ctx context.Context) error {
 	}
 	if _, err := os.Stat(s.store.Dir()); err != nil {
 		// Not made here: what is missing may be a disk that is mounted later.
-		s.log.Warn("the cache is not there: nothing is kept until it is", "cache", s.store.Dir(), "fix", "mkdir -p "+s.store.Dir(), "error", err)
+		s.log.Warn("the cache is not there: nothing is kept until it is", "cache", s.store.Dir(), "fix", "mkdir -p "+diag.Word(s.store.Dir()), "error", err)
 	}
 	s.log.Info("mirror serves", "listen", s.Addr().String(), "cache", s.store.Dir(), "connected", s.pull != nil)
 	for _, k := range s.keepers {

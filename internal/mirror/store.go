@@ -14,6 +14,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/edgeprep/edgeprep/internal/diag"
 )
 
 // Options say how a cache is opened.
@@ -95,11 +97,19 @@ func checkRoot(dir string, lazy bool) error {
 	case errors.Is(err, fs.ErrNotExist) && lazy:
 		return nil
 	case err != nil:
-		return fail("MER-001", dir, "the cache cannot be opened", "", "mkdir -p "+dir, err)
+		return fail("MER-001", dir, "the cache cannot be opened", "", openFix(dir, err), err)
 	case !fi.IsDir():
 		return fail("MER-001", dir, "the cache is not a directory", "", "give the directory to --cache", nil)
 	}
 	return nil
+}
+
+// openFix is what helps when dir cannot be opened: to make it only where it is known to be missing.
+func openFix(dir string, err error) string {
+	if errors.Is(err, fs.ErrPermission) {
+		return "run the same command as root or as the cache's owner"
+	}
+	return "name the cache with --cache, or make it: mkdir -p " + diag.Word(dir)
 }
 
 // Dir is the directory of the cache.

@@ -148,7 +148,7 @@ func (u *upstream) do(ctx context.Context, c call) (*http.Response, error) {
 	}
 	for n := 1; ; n++ {
 		if err := u.breaker.ready(ctx, u.probe); err != nil {
-			return nil, fmt.Errorf("%s: %w", u.cfg.Host, err)
+			return nil, fmt.Errorf("%s: %w", u.shown(), err)
 		}
 		resp, err := u.authorized(ctx, c)
 		u.tally().asked[resultOf(resp, err)].Add(1)
@@ -162,12 +162,20 @@ func (u *upstream) do(ctx context.Context, c call) (*http.Response, error) {
 		}
 		wait, err := u.judge(ctx, resp, err)
 		if wait < 0 || n == tries {
-			return nil, fmt.Errorf("%s %s/%s %s: %w", u.cfg.Host, c.repository, c.verb, c.ref, err)
+			return nil, fmt.Errorf("%s %s/%s %s: %w", u.shown(), c.repository, c.verb, c.ref, err)
 		}
 		if err := sleep(ctx, wait); err != nil {
 			return nil, err
 		}
 	}
+}
+
+// shown is the upstream for people: the registry, and where it is asked when that is elsewhere.
+func (u *upstream) shown() string {
+	if at := u.cfg.URL; at != "" && at != "https://"+u.cfg.Host {
+		return u.cfg.Host + " (" + at + ")"
+	}
+	return u.cfg.Host
 }
 
 // tally is where what is asked of the upstream is counted.
@@ -215,7 +223,7 @@ func (u *upstream) judge(ctx context.Context, resp *http.Response, err error) (t
 	u.breaker.answered()
 	switch s := resp.StatusCode; {
 	case s == http.StatusNotFound:
-		return -1, ErrNotFound
+		return -1, errLacking
 	case s == http.StatusUnauthorized || s == http.StatusForbidden:
 		return -1, fmt.Errorf("%w: it answered %s", errRefused, resp.Status)
 	case s == http.StatusRequestedRangeNotSatisfiable:

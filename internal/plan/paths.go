@@ -215,7 +215,7 @@ func (b *builder) compare(id, p string, got, want *State, merge bool) *Change {
 		return c
 	case (got.Type == host.TypeDir) != (want.Type == host.TypeDir), got.Type == host.TypeOther:
 		b.problem(&diag.Diagnostic{ID: "APL-004", What: "there is a " + string(got.Type) + " where a " + string(want.Type) + " has to be",
-			Where: diag.Where{File: p}, Fix: "mv " + p + " " + p + ".old"})
+			Where: diag.Where{File: p}, Fix: "mv " + diag.Word(p) + " " + diag.Word(p+".old")})
 		return nil
 	}
 	c.Action = ActionUpdate

@@ -106,7 +106,7 @@ func (p *planner) loadable(a Archive) (name string, ok bool) {
 	}
 	if path.Dir(path.Clean(a.Path)) == path.Clean(at.Dir) && name != path.Base(a.Path) {
 		p.refuse(problem(idLoader, a.Path, fmt.Sprintf("%s does not load the archive by this name", p.node.Name),
-			"its loader decides by the name, in lower case", "mv "+a.Path+" "+path.Join(at.Dir, name)))
+			"its loader decides by the name, in lower case", "mv "+diag.Word(a.Path)+" "+diag.Word(path.Join(at.Dir, name))))
 	}
 	return name, len(p.report) == before
 }

@@ -88,7 +88,7 @@ var errSamePath = errors.New("source and destination are the same file")
 func sizeFault(src string, want, got int64) error {
 	return fault("APL-054", src, fmt.Sprintf("the file has %d bytes, expected are %d", got, want),
 		"it is cut short, still being copied, or another file than the one that was inspected",
-		"ls -l "+src+"   # copy it again, then: edgeprep apply", nil)
+		"ls -l "+diag.Word(src)+"   # copy it again, then: edgeprep apply", nil)
 }
 
 // stage is the real path of the staging directory, made if it is missing.
@@ -264,7 +264,7 @@ func (p *placement) room() error {
 			ID: "APL-050", Severity: diag.Error, Where: diag.Where{File: p.path},
 			What: fmt.Sprintf("place: no space left: %d bytes are needed, %d are free", p.opts.Size, s.Free),
 			Why:  "the file would not fit; nothing was changed",
-			Fix:  "df -h " + path.Dir(p.path),
+			Fix:  "df -h " + diag.Word(path.Dir(p.path)),
 		},
 		cause: syscall.ENOSPC,
 	}
