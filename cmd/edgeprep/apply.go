@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -17,7 +18,18 @@ import (
 // allowFlag adds --allow, the permissions for disruptive changes.
 func allowFlag(cmd *cobra.Command, allow *[]string) {
 	cmd.Flags().StringSliceVar(allow, "allow", nil, "accept named risks: "+strings.Join(config.Risks(), ", "))
+	cmd.PreRunE = func(*cobra.Command, []string) error { return risksKnown(*allow) }
 	_ = cmd.RegisterFlagCompletionFunc("allow", cobra.FixedCompletions(config.Risks(), cobra.ShellCompDirectiveNoFileComp))
+}
+
+// risksKnown refuses a permission that means nothing: the run would be refused for the lack of the one that was meant.
+func risksKnown(allow []string) error {
+	for _, r := range allow {
+		if !slices.Contains(config.Risks(), r) {
+			return &usageError{fmt.Errorf("--allow %q is not one of %s", r, strings.Join(config.Risks(), ", "))}
+		}
+	}
+	return nil
 }
 
 func newPlan(g *globals) *cobra.Command {
@@ -155,7 +167,7 @@ func newRollback(g *globals) *cobra.Command {
 		Use:   "rollback [RUN]",
 		Short: "Put back what one run changed, byte for byte (default: all runs)",
 		Example: "  edgeprep rollback --dry-run\n  edgeprep rollback\n" +
-			"  edgeprep rollback 20260102T030405Z   # one run; edgeprep status lists them",
+			"  edgeprep rollback 0003-20260102T030405Z   # one run; edgeprep status -o json names them",
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {

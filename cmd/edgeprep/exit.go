@@ -14,7 +14,7 @@ import (
 	"github.com/edgeprep/edgeprep/internal/host"
 )
 
-// The exit codes; docs/cli.md lists them.
+// The exit codes; edgeprep --help lists them.
 const (
 	exitFailed    = 1
 	exitChanges   = 2

@@ -2,10 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"runtime/debug"
 	"time"
 
@@ -13,6 +15,7 @@ import (
 
 	"github.com/edgeprep/edgeprep/internal/app"
 	"github.com/edgeprep/edgeprep/internal/config"
+	"github.com/edgeprep/edgeprep/internal/diag"
 	"github.com/edgeprep/edgeprep/internal/mirror"
 	"github.com/edgeprep/edgeprep/internal/mirror/deploy"
 	"github.com/edgeprep/edgeprep/internal/progress"
@@ -20,11 +23,21 @@ import (
 
 func newMirror(g *globals) *cobra.Command {
 	return group(&cobra.Command{
-		Use:     "mirror",
-		Short:   "The registry mirror and its cache",
-		Example: "  edgeprep mirror load --cache /srv/cache images/*.tar\n  edgeprep mirror serve --cache /srv/cache --upstream never",
+		Use:               "mirror",
+		Short:             "The registry mirror and its cache",
+		Example:           "  edgeprep mirror load --cache /srv/cache images/*.tar\n  edgeprep mirror serve --cache /srv/cache --upstream never",
+		PersistentPreRunE: func(*cobra.Command, []string) error { return errors.Join(g.check(), g.noRoot()) },
 	}, newMirrorServe(g), newMirrorFill(g), newMirrorLoad(g), newMirrorLs(g), newMirrorVerify(g),
 		newMirrorPrune(g), newMirrorMisses(g), newMirrorExport(g), newMirrorImage(g), newMirrorChart(g))
+}
+
+// noRoot keeps --root from being taken for what it is not: the cache of the machine that runs would be looked at, or
+// pruned, in place of that of the image.
+func (g *globals) noRoot() error {
+	if g.root == "" {
+		return nil
+	}
+	return &usageError{fmt.Errorf("--root is not for edgeprep mirror, which works on a directory: --cache %s", diag.Word(filepath.Join(g.root, config.DefaultCache)))}
 }
 
 func cacheFlag(cmd *cobra.Command, cache *string) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -74,7 +75,7 @@ archives = ["/opt/edgeprep/images/*.tar*"]
 hosts = []
 %s
 [apply]
-# Accepted without asking: restart, overwrite, remove, plain-http.
+# Accepted without asking: restart, overwrite, remove, plain-http, untested-distro.
 allow = []
 `
 
@@ -94,14 +95,17 @@ func (a *App) initKind(ctx context.Context, want string) (kind, why string, err 
 	if err != nil {
 		return distro.KindAuto, "detected on the node; naming it makes a wrong node fail fast", nil //nolint:nilerr // a starter file is also written where there is no node
 	}
-	return n.ID, fmt.Sprintf("%s %s was found here; a node of another distribution is refused", n.Name, n.Version), nil
+	return n.ID, strings.TrimSpace(n.Name+" "+n.Version) + " was found here; a node of another distribution is refused", nil
 }
 
 // writeNew writes a file that must not be there yet.
 func writeNew(abs, text string) error {
 	if _, err := os.Lstat(abs); !errors.Is(err, fs.ErrNotExist) {
 		return &diag.Refused{Err: &diag.Diagnostic{ID: "CFG-032", Severity: diag.Error, What: "the file is there already",
-			Where: diag.Where{File: abs}, Fix: "choose another --out, or move it away: mv " + abs + " " + abs + ".old"}}
+			Where: diag.Where{File: abs}, Fix: "choose another --out, or move it away: mv " + diag.Word(abs) + " " + diag.Word(abs+".old")}}
+	}
+	if err := os.MkdirAll(filepath.Dir(abs), 0o755); err != nil {
+		return fmt.Errorf("make the directory of %s: %w", abs, err)
 	}
 	w := atomicfile.Writer{}
 	return w.Write(abs, []byte(text), atomicfile.Meta{Mode: 0o644, UID: -1, GID: -1})
