@@ -272,10 +272,26 @@ func (d *demo) check(ctx context.Context) error {
 	if err := report.Text(d.Out, r, report.Options{Color: d.Color}); err != nil {
 		return err
 	}
-	if r.Verdict != check.VerdictUnproven {
+	switch {
+	case r.Verdict == check.VerdictUnproven:
+	case onlyRoom(r): // says nothing of edgeprep: a laptop's disk may well be fuller than a node's should
+		fmt.Fprintf(d.Out, "note     only %s fails: this machine's disk has less room than a node's should have\n", roomCheck)
+	default:
 		return fmt.Errorf("the verdict is %s, not %s", r.Verdict, check.VerdictUnproven)
 	}
 	return nil
+}
+
+// roomCheck is the check of the demo that depends on the machine it is shown on.
+const roomCheck = "TAR-10"
+
+func onlyRoom(r check.Report) bool {
+	for _, c := range r.Results {
+		if c.Status == check.StatusFail && c.ID != roomCheck {
+			return false
+		}
+	}
+	return r.Verdict == check.VerdictFail
 }
 
 // unpackTree writes a node's files. A name may end in "mode=0755", or in "-> TARGET" for a symlink.
