@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"os/signal"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -84,7 +87,7 @@ func newApply(g *globals) *cobra.Command {
 			if attach {
 				return g.attached(cmd.Context())
 			}
-			return g.with(cmd.Context(), func(ctx context.Context, a *app.App) error {
+			return g.change(cmd.Context(), func(ctx context.Context, a *app.App) error {
 				if ifConfigured && !a.Configured() {
 					fmt.Fprintf(g.err, "edgeprep: no %s, nothing to do\n", a.ConfigName())
 					return g.note(ctx, a, app.Unconfigured(a.ConfigName()), nil)
@@ -157,7 +160,10 @@ func (g *globals) showRun(r apply.Report, err error) error {
 	if g.quiet && err == nil {
 		return nil
 	}
-	return errors.Join(err, app.Brief(g.err, r))
+	if werr := app.Brief(g.err, r); !errors.Is(werr, syscall.EPIPE) {
+		err = errors.Join(err, werr)
+	}
+	return err
 }
 
 func newRollback(g *globals) *cobra.Command {
@@ -173,7 +179,7 @@ func newRollback(g *globals) *cobra.Command {
 			if len(args) > 0 {
 				o.Run = args[0]
 			}
-			return g.with(cmd.Context(), func(ctx context.Context, a *app.App) error {
+			return g.change(cmd.Context(), func(ctx context.Context, a *app.App) error {
 				if dry {
 					p, err := a.RollbackPlan(ctx, o)
 					if err != nil {
@@ -221,6 +227,15 @@ func newStatus(g *globals) *cobra.Command {
 			})
 		},
 	}
+}
+
+// change is with for a run that changes the node: whoever read what it says may leave (apply | head) without ending it
+// in the middle.
+func (g *globals) change(ctx context.Context, f func(context.Context, *app.App) error) error {
+	ch := make(chan os.Signal, 1)
+	signal.Notify(ch, syscall.SIGPIPE) // not Ignore, which programs that are started would inherit
+	defer signal.Stop(ch)
+	return g.with(ctx, f)
 }
 
 // with opens the program with its event sinks and bounds the work by --timeout.

@@ -142,5 +142,5 @@ func (g *globals) writeReport(r check.Report, format string) error {
 	if format == "" {
 		format = g.output
 	}
-	return report.Write(g.out, format, r, report.Options{Color: g.colored(g.out), Verbose: g.verbose > 0})
+	return report.Write(g.out, format, r, report.Options{Color: g.colored(g.out), Verbose: g.verbose > 0, Quiet: g.quiet})
 }

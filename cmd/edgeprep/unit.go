@@ -28,7 +28,7 @@ func newUnitInstall(g *globals) *cobra.Command {
 			"  edgeprep unit install --for k3s --start               # from cloud-init's bootcmd",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return g.with(cmd.Context(), func(ctx context.Context, a *app.App) error {
+			return g.change(cmd.Context(), func(ctx context.Context, a *app.App) error {
 				o.Confirm = g.confirm
 				r, err := a.UnitInstall(ctx, o)
 				return g.showRun(r, g.note(ctx, a, r, err))
@@ -57,7 +57,7 @@ func newUnitRemove(g *globals) *cobra.Command {
 		Example: "  edgeprep unit remove",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return g.with(cmd.Context(), func(ctx context.Context, a *app.App) error {
+			return g.change(cmd.Context(), func(ctx context.Context, a *app.App) error {
 				o.Confirm = g.confirm
 				r, err := a.UnitRemove(ctx, o)
 				return g.showRun(r, g.note(ctx, a, r, err))

@@ -15,6 +15,7 @@ import (
 type Options struct {
 	Color   bool // ANSI colours around status words; the words say everything without them
 	Verbose bool // passed subjects too, and every finding
+	Quiet   bool // nothing of what passed or was skipped
 }
 
 // maxFindings is how many findings of one check are shown unless Verbose.
@@ -26,7 +27,8 @@ func Text(w io.Writer, r check.Report, o Options) error {
 	p.head(r)
 	follow := folded(r)
 	for _, x := range r.Results {
-		if len(x.CausedBy) == 0 {
+		calm := x.Status == check.StatusPass || x.Status == check.StatusSkip
+		if len(x.CausedBy) == 0 && !(o.Quiet && calm) {
 			p.result(x, follow[x.ID])
 		}
 	}
