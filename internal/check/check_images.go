@@ -22,7 +22,7 @@ func criAnswerCheck() Check {
 			Seen:  "a pod stays in ImagePullBackOff although ctr and crictl list the image",
 			Cause: "kubelet asks CRI for the exact reference; a wrong namespace, a name that was not normalised, a missing digest record or a tag that moved give \"absent\"",
 			Look:  "CRI ImageStatus on the node's own socket for every required reference: short, full, by digest and by tag@digest. No list command can replace it",
-			Fix:   "bring the image in again (edgeprep apply); it makes the records that CRI looks for",
+			Fix:   "bring the image in again (edgeprep apply; what only the mirror has: crictl pull); it makes the records that CRI looks for",
 			Sources: []string{"containerd: internal/cri/server/images/image_status.go", "containerd/containerd#13243",
 				"rke2-docs: registry_mirror.md (namespace note)"},
 		},
@@ -83,11 +83,34 @@ func (e *Env) answer(ctx context.Context, r preload.Ref) Finding {
 	switch {
 	case len(absent) > 0:
 		return Finding{Status: StatusFail, Subject: r.Name, Expected: "present", Observed: "absent as " + strings.Join(absent, ", ") + e.elsewhere(ctx, r),
-			Source: source, Remedy: Remedy{Text: "bring it in again", Command: "edgeprep apply"}}
+			Source: source, Remedy: e.bringIn(ctx, r)}
 	case len(ids) > 1:
 		return Finding{Status: StatusFail, Subject: r.Name, Expected: "one image", Observed: "its forms answer with different images: " + strings.Join(ids, ", "), Source: source}
 	}
 	return pass(r.Name, ids[0], source)
+}
+
+// bringIn says how an image comes into containerd: of what no archive holds, apply knows only that the mirror's cache
+// has it.
+func (e *Env) bringIn(ctx context.Context, r preload.Ref) Remedy {
+	again := Remedy{Text: "bring it in again", Command: "edgeprep apply"}
+	for _, a := range e.memo.archives() {
+		if a.err != nil {
+			return again
+		}
+		for _, n := range a.archive.Names() {
+			if in, err := preload.ParseReference(n); err == nil && in.Name == r.Name {
+				return again
+			}
+		}
+	}
+	has, done := e.cached(ctx)
+	defer done()
+	if ok, _ := has(r.Name); !ok {
+		return again
+	}
+	return Remedy{Text: "no archive holds it, and the mirror has it: pull it once through the mirror",
+		Command: "crictl --runtime-endpoint unix://" + e.Node.Runtime.Endpoint.Socket + " pull " + r.Name}
 }
 
 // elsewhere looks for the image in the namespaces where it often ends up by mistake: ctr's default and

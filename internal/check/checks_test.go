@@ -253,6 +253,29 @@ func TestWrongNamespace(t *testing.T) {
 	}
 }
 
+// A required image that was pulled into the mirror's cache and is in no archive: apply does not bring it in.
+func TestARequiredImageOfTheCacheAlone(t *testing.T) {
+	t.Parallel()
+	for archives, want := range map[bool]string{true: "edgeprep apply", false: "crictl --runtime-endpoint unix:///run/containerd/containerd.sock pull " + imagetest.APIName} {
+		s := kubeadmSite(t, newTemplate(t))
+		s.removeImage(imagetest.APIName)
+		if !archives {
+			s.env.Archives = nil
+		}
+		r := s.run(Options{IDs: []string{"CRI-10"}})
+		x := r.Results[0]
+		got := ""
+		for _, f := range x.Findings {
+			if f.Status == StatusFail {
+				got = f.Remedy.Command
+			}
+		}
+		if got != want {
+			t.Errorf("archives %v: %q", archives, got)
+		}
+	}
+}
+
 // namespaces gives other containerd namespaces to a node.
 type namespaces struct {
 	host.Reader
