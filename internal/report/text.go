@@ -28,7 +28,7 @@ func Text(w io.Writer, r check.Report, o Options) error {
 	follow := folded(r)
 	for _, x := range r.Results {
 		calm := x.Status == check.StatusPass || x.Status == check.StatusSkip
-		if len(x.CausedBy) == 0 && !(o.Quiet && calm) {
+		if len(x.CausedBy) == 0 && (!o.Quiet || !calm) {
 			p.result(x, follow[x.ID])
 		}
 	}
