@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -74,13 +75,14 @@ func exitCode(err error) int {
 }
 
 // conclude prints an error once, as text on stderr or as the one JSON document on stdout, and gives the code.
-func conclude(cmd *cobra.Command, s streams, err error) int {
+func conclude(cmd *cobra.Command, g *globals, err error) int {
+	s := g.streams
 	code := exitCode(err)
 	var exit *exitError
 	if err == nil || errors.As(err, &exit) {
 		return code
 	}
-	found := diag.Of(err)
+	found := g.typable(diag.Of(err))
 	if jsonWanted(cmd) {
 		if len(found) == 0 {
 			found = diag.Report{{Severity: diag.Error, What: err.Error()}}
@@ -98,6 +100,23 @@ func conclude(cmd *cobra.Command, s streams, err error) int {
 		fmt.Fprintln(s.err, hint)
 	}
 	return code
+}
+
+// ofANode are the commands that work on the node and the file that --root, --node and -c say.
+var ofANode = regexp.MustCompile(`\bedgeprep (plan|apply|rollback|check|status|detect|validate|unit)\b`)
+
+// typable lets a fix name the node and the file that this command was about: typed as it stands, it would else change
+// the node that it is typed on.
+func (g *globals) typable(found diag.Report) diag.Report {
+	out := make(diag.Report, 0, len(found))
+	for _, d := range found {
+		c := *d
+		if !strings.Contains(c.Fix, " --root ") && !strings.Contains(c.Fix, " -c ") {
+			c.Fix = ofANode.ReplaceAllString(c.Fix, strings.ReplaceAll(g.typed(), "$", "$$")+" $1")
+		}
+		out = append(out, &c)
+	}
+	return out
 }
 
 func hint(code int, cmd *cobra.Command, found diag.Report) string {

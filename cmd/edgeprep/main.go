@@ -43,7 +43,7 @@ func run(args []string, s streams) (code int) {
 	root := newRoot(g)
 	root.SetArgs(args)
 	cmd, err := root.ExecuteContextC(ctx)
-	return conclude(cmd, s, signalled(ctx, err))
+	return conclude(cmd, g, signalled(ctx, err))
 }
 
 // interruptible gives a context that the first SIGINT or SIGTERM ends: the current step is finished, then

@@ -16,6 +16,7 @@ import (
 	"github.com/edgeprep/edgeprep/internal/app"
 	"github.com/edgeprep/edgeprep/internal/apply"
 	"github.com/edgeprep/edgeprep/internal/check"
+	"github.com/edgeprep/edgeprep/internal/diag"
 	"github.com/edgeprep/edgeprep/internal/mirror"
 	"github.com/edgeprep/edgeprep/internal/plan"
 	"github.com/edgeprep/edgeprep/internal/preload"
@@ -138,7 +139,7 @@ func (g *globals) typed() string {
 	out := []string{"edgeprep"}
 	for _, f := range [][2]string{{"--root", g.root}, {"--node", g.node}, {"-c", g.config}} {
 		if f[1] != "" {
-			out = append(out, f[0], f[1])
+			out = append(out, f[0], diag.Word(f[1]))
 		}
 	}
 	return strings.Join(out, " ")
