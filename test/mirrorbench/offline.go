@@ -130,14 +130,27 @@ func (b *bench) offline(ctx context.Context) ([]row, error) {
 	}, nil
 }
 
-// landed waits until nothing is being written into a cache any more: it is made durable after the client has it.
-func landed(ctx context.Context, tmp string) error {
+// landed waits until the image is in a cache and its server writes no more: that goes on after the client has it.
+func (b *bench) landed(ctx context.Context, root string, pid int) error {
+	want := []string{filepath.Join(root, "refs/docker.io", repository, "_tags", tag)}
+	for _, f := range b.img.blobs {
+		want = append(want, filepath.Join(root, "blobs/sha256", f.hex()[:2], f.hex()))
+	}
+	last := int64(-1)
 	for ctx.Err() == nil {
-		files, err := os.ReadDir(tmp)
-		if err != nil || len(files) == 0 {
+		now, err := written(pid)
+		if err != nil {
 			return err
 		}
-		time.Sleep(time.Millisecond)
+		missing := slices.ContainsFunc(want, func(p string) bool { _, err := os.Stat(p); return err != nil })
+		if !missing && now == last {
+			return nil
+		}
+		last = now
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-ctx.Done():
+		}
 	}
 	return ctx.Err()
 }
@@ -159,7 +172,7 @@ func (b *bench) costOfHit(ctx context.Context) ([]row, error) {
 			return nil, err
 		}
 	}
-	if err := landed(ctx, filepath.Join(b.dir, "hit", "tmp")); err != nil { // what the pull writes is not the hits'
+	if err := b.landed(ctx, filepath.Join(b.dir, "hit"), s.pid()); err != nil { // what the pull writes is not the hits'
 		return nil, err
 	}
 	asked := o.requests.Load()
