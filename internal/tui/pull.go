@@ -10,6 +10,7 @@ import (
 	tea "charm.land/bubbletea/v2"
 
 	"github.com/edgeprep/edgeprep/internal/app"
+	"github.com/edgeprep/edgeprep/internal/diag"
 	"github.com/edgeprep/edgeprep/internal/mirror"
 	"github.com/edgeprep/edgeprep/internal/progress"
 )
@@ -75,9 +76,12 @@ func cachedOnly(c app.Coverage) map[string]bool {
 // that the cache has.
 func fillCommand(p app.Pull, refs []string) string {
 	const few = 4
-	words := append([]string{"edgeprep"}, p.Args...)
+	words := []string{"edgeprep"}
+	for _, a := range p.Args {
+		words = append(words, diag.Word(a))
+	}
 	if len(refs) > few {
-		return strings.Join(append(words, "--required", p.List), " ")
+		return strings.Join(append(words, "--required", diag.Word(p.List)), " ")
 	}
 	return strings.Join(append(words, refs...), " ")
 }
