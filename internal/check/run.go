@@ -36,6 +36,7 @@ type UnknownError struct {
 	Nearest string
 }
 
+// Error implements error.
 func (e *UnknownError) Error() string {
 	msg := fmt.Sprintf("there is no %s %q", e.Kind, e.Name)
 	if e.Nearest != "" {

@@ -68,16 +68,15 @@ spec:
   nodeAffinity: {required: {nodeSelectorTerms: [{matchExpressions: [{key: kubernetes.io/hostname, operator: In, values: [edge-cluster]}]}]}}
 `
 
-const deploymentSite = `version = 1
+// workloadSite is the site file of a mirror in the cluster, of the form that [mirror.workload] says.
+func workloadSite(workload string) string {
+	return `version = 1
 [images]
 archives = ["/opt/edgeprep/images/*.tar"]
 [mirror]
 mode = "workload"
 [mirror.workload]
-form = "deployment"
-storage_class = "local"
-size = "1GiB"
-[[upstream]]
+` + workload + `[[upstream]]
 host = "quay.io"
 url = "http://` + address + `:5001"
 insecure = true
@@ -87,6 +86,7 @@ allow = ["restart", "plain-http"]
 name = "edge-cluster"
 address = "` + address + `"
 `
+}
 
 // clusterNode is a node with a control plane of its own.
 func clusterNode(t *testing.T, tools string) *nspawn.Node {
@@ -174,7 +174,7 @@ func TestMirrorInItsOwnCluster(t *testing.T) {
 	}
 	tools := buildTools(t)
 	n := clusterNode(t, tools)
-	n.Write(t, "/etc/edgeprep/edgeprep.toml", deploymentSite)
+	n.Write(t, "/etc/edgeprep/edgeprep.toml", workloadSite("form = \"deployment\"\nstorage_class = \"local\"\nsize = \"1GiB\"\n"))
 	archive(t, n, "/opt/edgeprep/images/preload.tar", runnable(t, pause, 0))
 	archive(t, n, "/root/upstream.tar", runnable(t, onMirror, 8<<20))
 	n.Boot(t)

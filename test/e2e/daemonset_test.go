@@ -6,24 +6,6 @@ import (
 	"time"
 )
 
-const daemonSetSite = `version = 1
-[images]
-archives = ["/opt/edgeprep/images/*.tar"]
-[mirror]
-mode = "workload"
-[mirror.workload]
-form = "daemonset"
-[[upstream]]
-host = "quay.io"
-url = "http://` + address + `:5001"
-insecure = true
-[apply]
-allow = ["restart", "plain-http"]
-[[node]]
-name = "edge-cluster"
-address = "` + address + `"
-`
-
 // TestDaemonSetInItsOwnCluster is the mirror on every node: filled while there is an uplink, switched off, switched
 // on, and asked before and after. Pod network and service proxy are not in its way: they are off at the site.
 func TestDaemonSetInItsOwnCluster(t *testing.T) {
@@ -32,7 +14,7 @@ func TestDaemonSetInItsOwnCluster(t *testing.T) {
 		t.Skip("builds a whole Kubernetes: make e2e-cluster")
 	}
 	n := clusterNode(t, buildTools(t))
-	n.Write(t, "/etc/edgeprep/edgeprep.toml", daemonSetSite)
+	n.Write(t, "/etc/edgeprep/edgeprep.toml", workloadSite("form = \"daemonset\"\n"))
 	archive(t, n, "/opt/edgeprep/images/preload.tar", runnable(t, pause, 0))
 	archive(t, n, "/root/upstream.tar", runnable(t, onMirror, 8<<20))
 	n.Boot(t)
